@@ -1,0 +1,53 @@
+"""The passes, one file each; `ALL` lists them in the order in which the presets run them.
+
+Read them as a cookbook: the first line of each file says what is true afterwards, the rest of the
+docstring why the target wants it. Passes see the neutral view only, never ONNX or torch.
+"""
+
+from qdqgraph.passes.configure import configure
+from qdqgraph.passes.drop_forwarding import drop_forwarding
+from qdqgraph.passes.drop_needless import drop_needless
+from qdqgraph.passes.emit_pairs import emit_pairs
+from qdqgraph.passes.exclude import exclude
+from qdqgraph.passes.fold_batch_norm import fold_batch_norm
+from qdqgraph.passes.fold_batch_norm_before_conv import fold_batch_norm_before_conv
+from qdqgraph.passes.fold_constants import fold_constants
+from qdqgraph.passes.include import include
+from qdqgraph.passes.place_attention import place_attention
+from qdqgraph.passes.place_features import place_features
+from qdqgraph.passes.place_pools import place_pools
+from qdqgraph.passes.place_residual import place_residual
+from qdqgraph.passes.place_squeeze_excite import place_squeeze_excite
+from qdqgraph.passes.place_weighted import place_weighted
+from qdqgraph.passes.recognize_activations import recognize_activations
+from qdqgraph.passes.recognize_attention import recognize_attention
+from qdqgraph.passes.recognize_layer_norm import recognize_layer_norm
+from qdqgraph.passes.share_moved import share_moved
+from qdqgraph.passes.share_named import share_named
+from qdqgraph.passes.split_wide_groups import split_wide_groups
+from qdqgraph.passes.unshare import unshare
+
+ALL = (
+    fold_constants,
+    drop_forwarding,
+    fold_batch_norm,
+    fold_batch_norm_before_conv,
+    recognize_activations,
+    recognize_layer_norm,
+    recognize_attention,
+    place_weighted,
+    place_attention,
+    place_pools,
+    place_squeeze_excite,
+    place_residual,
+    place_features,
+    share_moved,
+    drop_needless,
+    emit_pairs,
+    split_wide_groups,
+)
+
+BY_REQUEST = (exclude, include, configure, share_named, unshare)
+"""Passes that do nothing until a user names what they are about."""
+
+__all__ = ["ALL", "BY_REQUEST"]

@@ -1,0 +1,116 @@
+"""shortcut → Add ← conv  becomes  shortcut → Q → DQ → Add ← conv.
+
+TensorRT computes conv + Add + activation in one int8 layer if the shortcut comes from a DQ, nothing
+stands between conv and Add, and every reader behind is quantized (rules.md I1-I3, 68 of 68 fused
+convs in seven engines). Policy `skip` does that. `both` quantizes both operands, a layer of its own
+for the Add, with one scale for operands and output if `together`; `none` leaves the Add alone.
+
+The bare operand is the one with more products back to the common ancestor; on a tie, the one
+produced later, which TensorRT fuses. A conv with a Relu behind it is no candidate; `through` says
+whether SiLU-like (`silu`) or all activations (`any`) may stand between. `bare` overrides the choice.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qdqgraph.graph.view import Edge, Node
+from qdqgraph.graph.walk import Product, end_of_chain, product_behind, products_to_fork
+from qdqgraph.pipeline.context import Context
+from qdqgraph.pipeline.passes import sweep
+from qdqgraph.planning.plan import Quantizer
+
+LONG = ("silu", "hard_swish", "gelu", "mish")
+
+
+@sweep(stage="place")
+def place_residual(
+    ctx: Context,
+    *,
+    policy: Literal["skip", "both", "none"] = "skip",
+    bare: Literal["auto", "first", "second"] = "auto",
+    through: Literal["nothing", "silu", "any"] = "silu",
+    together: bool = True,
+) -> None:
+    """Quantize one or both operands of each residual Add, readers first."""
+    for node in ctx.reversed_nodes():
+        if node.op.name != "add" or node.composite is not None:
+            continue
+        reason = why_no_residual(node)
+        if reason is None and ctx.settle(node):
+            reason = _place(ctx, node, policy, bare, through, together)
+        if reason is not None:
+            ctx.plan.leave_float(node, reason)
+
+
+def _place(ctx: Context, node: Node, policy: str, bare: str, through: str, together: bool) -> str | None:
+    if policy == "none":
+        return "policy none: both operands stay float"
+    result = end_of_chain(node.output)
+    if not ctx.plan.read_quantized(result):
+        return f"a reader of {result.name} stays float, so the sum is written in float"
+    edges = node.edges[:2]
+    if policy == "both":
+        made = [ctx.plan.quantize(edge, reason="policy both: an int8 Add of its own") for edge in edges]
+        if together:
+            behind = [ctx.plan.quantizer_on(edge) for edge in result.uses]
+            _together(ctx, [q for q in (*made, *behind) if q is not None])
+        return None
+    chosen = edges[0 if bare == "first" else 1] if bare != "auto" else _fused(edges, through)
+    if chosen is None:
+        for edge in edges:
+            ctx.plan.quantize(edge, reason="no product fuses with this Add: int8 on both operands")
+        return None
+    product = product_behind(chosen.value)
+    for edge in edges:
+        if edge is not chosen:
+            name = product.node.name if product else chosen.value.name
+            ctx.plan.quantize(edge, reason=f"shortcut of a residual; {name} stays fused with the Add")
+    return None
+
+
+def _together(ctx: Context, quantizers: list[Quantizer]) -> None:
+    for other in quantizers[1:]:
+        ctx.plan.share(quantizers[0], other, reason="one scale for operands and output of an Add")
+
+
+def _fused(edges: list[Edge], through: str) -> Edge | None:
+    """The read whose product is computed in one layer with the Add."""
+    candidates = [(edge, p) for edge in edges if (p := product_behind(edge.value)) and _fuses(p, edge, through)]
+    if len(candidates) < 2:
+        return candidates[0][0] if candidates else None
+    counts = products_to_fork(edges[0].value, edges[1].value)
+    if counts[0] != counts[1]:
+        return edges[0] if counts[0] > counts[1] else edges[1]
+    return max(candidates, key=lambda pair: pair[1].node.order)[0]
+
+
+def _fuses(product: Product, edge: Edge, through: str) -> bool:
+    if edge.value.only_use is None:
+        return False
+    allowed = {"nothing": (), "silu": LONG, "any": (product.activation,)}[through]
+    return not product.activation or product.activation in allowed
+
+
+def why_no_residual(node: Node) -> str | None:
+    """Why this Add is no residual; None when it is one."""
+    a, b = node.inputs[:2]
+    if a is None or b is None or a is b:
+        return "adds a tensor to itself"
+    if a.is_const or b.is_const:
+        return "adds a constant, such as a bias"
+    if not (a.is_float and b.is_float):
+        return "adds integers"
+    for value in (a, b):
+        if value.producer is not None and value.producer.op.name == "dequantize":
+            return "already quantized in the file"
+    if a.shape is not None and b.shape is not None and not _same_shape(a.shape, b.shape):
+        return f"broadcasts {list(a.shape)} and {list(b.shape)}: such an Add does not fuse"
+    return None
+
+
+def _same_shape(a: tuple[object, ...], b: tuple[object, ...]) -> bool:
+    known = zip(a, b, strict=False)
+    return len(a) == len(b) and all(x == y or not isinstance(x, int) or not isinstance(y, int) for x, y in known)
+
+

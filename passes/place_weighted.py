@@ -1,0 +1,133 @@
+"""x → conv  becomes  x → Q → DQ → conv, and the weight gets one scale per output channel.
+
+With a DQ on activation *and* weight a conv, Gemm or MatMul runs in int8 (rules.md I1); with one of
+the two it runs in float and pays for the other. The activation is quantized per tensor: TensorRT
+refuses per-channel activations. The weight's axis is the one along output channels in the form at
+hand; a scale along the contraction makes the product float (rtx-compiler.md section 5).
+
+`depthwise`: TensorRT-RTX expands depthwise weights four times, so float is faster there; classic
+TensorRT has int8 depthwise kernels, but none that takes SiLU, hard-swish or GELU as an epilogue:
+without FP16 the build *fails* (rules.md I8). `small`: with fewer than 16 channels an int8 tensor
+core pads; `rule` is the predicate of rules.md 4.1. `transposed`: never int8 under TensorRT-RTX.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qdqgraph.graph.view import Edge, Node
+from qdqgraph.graph.walk import activations_behind
+from qdqgraph.graph.weights import (
+    activation_edges,
+    channels_per_group,
+    is_depthwise,
+    output_axis,
+    weight_edge,
+)
+from qdqgraph.pipeline.context import Context
+from qdqgraph.pipeline.passes import sweep
+from qdqgraph.planning.spec import QuantSpec
+
+SMALL = 16
+LONG = ("silu", "hard_swish", "gelu", "mish")
+
+
+@sweep(stage="place")
+def place_weighted(
+    ctx: Context,
+    *,
+    depthwise: Literal["int8", "fusible", "float"] = "fusible",
+    small: Literal["int8", "rule", "float"] = "rule",
+    transposed: Literal["int8", "float"] = "int8",
+    clone_shared: bool = True,
+    bits: int = 8,
+) -> None:
+    """Quantize activation and weight of each product that the options let be int8."""
+    seen: set[str] = set()
+    for node in ctx.nodes():
+        if not node.op.weighted or not ctx.settle(node):
+            continue
+        weight = weight_edge(node)
+        reason = _why_float(node, weight)
+        if reason is None and weight is not None and node not in ctx.plan.forced:
+            reason = _why_not_here(node, weight, depthwise, small, transposed)
+        if reason is not None or weight is None:
+            ctx.plan.leave_float(node, reason or "")
+            continue
+        if any(edge in ctx.plan.vetoes for edge in (*activation_edges(node), weight)):
+            continue
+        for edge in activation_edges(node):
+            ctx.plan.quantize(edge, reason=f"input of an int8 {node.op}")
+        spec = weight_spec(node, weight, ctx.version, bits)
+        name = weight.value.name
+        own = clone_shared and name in seen
+        seen.add(name)
+        ctx.plan.quantize(weight, spec, reason=f"weight of {node.op}, {spec}", own=own)
+
+
+def _why_float(node: Node, weight: Edge | None) -> str | None:
+    if weight is None:
+        return "both operands vary: a product of two activations stays float"
+    if node.composite is not None:
+        return f"inside {node.composite.kind}, which stays one float kernel"
+    for edge in (*activation_edges(node), weight):
+        producer = edge.value.producer
+        if producer is not None and producer.op.name == "dequantize":
+            return "already quantized in the file"
+    if not weight.value.is_float:
+        return f"its weight is {weight.value.dtype}"
+    if weight.value.shape is None or 0 in weight.value.shape or len(weight.value.shape) < 2:
+        return "its weight has no output channels"
+    return None
+
+
+def _why_not_here(node: Node, weight: Edge, depthwise: str, small: str, transposed: str) -> str | None:
+    if node.op.name not in ("conv", "conv_transpose"):
+        return None
+    shape = tuple(int(d or 0) for d in weight.value.shape or ())
+    groups, per_group, outputs = channels_per_group(node, shape)
+    if node.op.name == "conv_transpose":
+        return "transposed convolutions do not run in int8 on this target" if transposed == "float" else None
+    if is_depthwise(node, shape):
+        if depthwise == "float":
+            return "depthwise convolutions are faster in float on this target"
+        behind = [name for name in activations_behind(node) if name in LONG]
+        if depthwise == "fusible" and behind:
+            return f"no int8 depthwise kernel takes {behind[0]} as its epilogue"
+    elif groups > 1 and per_group < 4 and depthwise == "float":
+        return f"{per_group} channels a group would be padded to 4"
+    inputs = per_group * groups
+    if min(inputs, outputs) >= SMALL or small == "int8":
+        return None
+    if small == "rule" and _small_is_worth_it(node, shape, groups, inputs, outputs):
+        return None
+    return f"{inputs} input and {outputs} output channels are too few for int8 to pay"
+
+
+def _small_is_worth_it(node: Node, shape: tuple[int, ...], groups: int, inputs: int, outputs: int) -> bool:
+    kernel = shape[2:]
+    if groups > 1:
+        return outputs % 8 == 0 and min(kernel, default=1) >= 3
+    first = node.inputs[0] is not None and node.inputs[0].producer is None
+    wide = max(inputs, outputs) >= SMALL
+    square = len(set(kernel)) <= 1
+    return (inputs % 8 == 0 or outputs % 8 == 0) and (first or wide) and square
+
+
+def weight_spec(node: Node, weight: Edge, version: tuple[int, ...], bits: int = 8) -> QuantSpec:
+    """Format of a weight: int8 (or int4) along its output channels where one axis is right.
+
+    The axis of a ConvTranspose changed between TensorRT versions (0 up to 9.1, 1 in 9.2, 9.3 and
+    from 10.2 on); where the version does not settle it, and for several groups, one scale serves
+    the whole weight, which is right for all.
+    """
+    spec = QuantSpec(dtype="int4" if bits == 4 else "int8")
+    if node.op.name == "conv_transpose":
+        if node.int("group", 1) > 1:
+            return spec
+        if version <= (9, 1) and len(version) > 1 or version[0] < 9:
+            return spec.per_channel(0)
+        settled = version[:2] in ((9, 2), (9, 3)) or (len(version) > 1 and version >= (10, 2))
+        return spec.per_channel(1) if settled else spec
+    axis = output_axis(node, weight, len(weight.value.shape or ()))
+    return spec if axis is None else spec.per_channel(axis)

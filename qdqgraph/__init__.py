@@ -1,0 +1,61 @@
+"""INT8 quantization for TensorRT as graph passes.
+
+    import qdqgraph as qg
+    qg.quantize("model.onnx", batches, output="model.qdq.onnx")
+
+Importing the package imports neither torch nor onnxruntime; names load when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qdqgraph._version import __version__
+
+if TYPE_CHECKING:
+    from qdqgraph import errors as errors
+    from qdqgraph.job import ModelPlan as ModelPlan
+    from qdqgraph.job import apply as apply
+    from qdqgraph.job import calibrate as calibrate
+    from qdqgraph.job import plan as plan
+    from qdqgraph.job import quantize as quantize
+    from qdqgraph.model import Model as Model
+    from qdqgraph.model import open_model as open
+    from qdqgraph.pipeline.context import Context as Context
+    from qdqgraph.pipeline.passes import Pass as Pass
+    from qdqgraph.pipeline.passes import Skip as Skip
+    from qdqgraph.pipeline.passes import rule as rule
+    from qdqgraph.pipeline.passes import sweep as sweep
+    from qdqgraph.pipeline.pipeline import Pipeline as Pipeline
+    from qdqgraph.pipeline.presets import onnxruntime as onnxruntime
+    from qdqgraph.pipeline.presets import tensorrt as tensorrt
+    from qdqgraph.pipeline.presets import tensorrt_rtx as tensorrt_rtx
+
+_PUBLIC = {
+    "Context": ("qdqgraph.pipeline.context", "Context"),
+    "Model": ("qdqgraph.model", "Model"),
+    "ModelPlan": ("qdqgraph.job", "ModelPlan"),
+    "Pass": ("qdqgraph.pipeline.passes", "Pass"),
+    "Pipeline": ("qdqgraph.pipeline.pipeline", "Pipeline"),
+    "Skip": ("qdqgraph.pipeline.passes", "Skip"),
+    "apply": ("qdqgraph.job", "apply"),
+    "calibrate": ("qdqgraph.job", "calibrate"),
+    "onnxruntime": ("qdqgraph.pipeline.presets", "onnxruntime"),
+    "open": ("qdqgraph.model", "open_model"),
+    "plan": ("qdqgraph.job", "plan"),
+    "quantize": ("qdqgraph.job", "quantize"),
+    "rule": ("qdqgraph.pipeline.passes", "rule"),
+    "sweep": ("qdqgraph.pipeline.passes", "sweep"),
+    "tensorrt": ("qdqgraph.pipeline.presets", "tensorrt"),
+    "tensorrt_rtx": ("qdqgraph.pipeline.presets", "tensorrt_rtx"),
+}
+
+__all__ = ["__version__", "errors", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Statistics of activations and weights, and the ranges chosen from them."""

@@ -1,0 +1,1 @@
+"""The ONNX frontend: the view over an `onnx.ModelProto`, edited in place."""

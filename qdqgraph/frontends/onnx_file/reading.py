@@ -1,0 +1,141 @@
+"""Facts read off protobuf messages: attributes, order, what control-flow bodies capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnx import AttributeProto, numpy_helper
+
+from qdqgraph.errors import InvalidGraphError
+from qdqgraph.graph.view import Attribute
+
+
+def attribute_value(attribute: onnx.AttributeProto) -> Attribute:
+    """The Python value of an attribute; graphs and types stay messages."""
+    kind = attribute.type
+    if kind == AttributeProto.INT:
+        return int(attribute.i)
+    if kind == AttributeProto.FLOAT:
+        return float(attribute.f)
+    if kind == AttributeProto.STRING:
+        return attribute.s.decode("utf-8", "replace")
+    if kind == AttributeProto.INTS:
+        return [int(item) for item in attribute.ints]
+    if kind == AttributeProto.FLOATS:
+        return [float(item) for item in attribute.floats]
+    if kind == AttributeProto.TENSOR:
+        return numpy_helper.to_array(attribute.t)
+    return attribute
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs in a node's attributes: branches of If, bodies of Loop and Scan."""
+    found: list[onnx.GraphProto] = []
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            found.append(attribute.g)
+        elif attribute.type == AttributeProto.GRAPHS:
+            found.extend(attribute.graphs)
+    return found
+
+
+def captured_names(node: onnx.NodeProto) -> list[str]:
+    """Names that the node's bodies read from the graphs around them, sorted."""
+    free: set[str] = set()
+    pending: list[tuple[onnx.GraphProto, frozenset[str]]] = [(g, frozenset()) for g in bodies(node)]
+    while pending:
+        graph, outer = pending.pop()
+        own = {info.name for info in graph.input} | {t.name for t in graph.initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        known = outer | own
+        for inner in graph.node:
+            free.update(name for name in inner.input if name and name not in known)
+            pending.extend((body, known) for body in bodies(inner))
+        free.update(info.name for info in graph.output if info.name not in known)
+    return sorted(free)
+
+
+def label(node: onnx.NodeProto) -> str:
+    """The node's name, or one made of its first output."""
+    return node.name or (f"{node.op_type}_{node.output[0]}" if node.output else node.op_type)
+
+
+def sorted_nodes(
+    nodes: Sequence[onnx.NodeProto],
+    reads: Sequence[Sequence[str]],
+    known: Iterable[str],
+) -> list[int] | None:
+    """A topological order, or None when the nodes stand in one already.
+
+    `reads` are each node's inputs and captures, `known` the graph inputs and initializers. Ready
+    nodes are taken in file order. Raises `InvalidGraphError` for a tensor written twice, one that
+    nothing writes, and a cycle, naming the nodes.
+    """
+    writer: dict[str, int] = {}
+    available = set(known)
+    for i, node in enumerate(nodes):
+        for name in node.output:
+            if name and (name in writer or name in available):
+                other = label(nodes[writer[name]]) if name in writer else "the graph itself"
+                raise InvalidGraphError(
+                    f"tensor {name!r} is written twice", where=f"{other}, {label(node)}",
+                    fix="give each output its own name",
+                )
+            writer[name] = i
+    in_order = True
+    for i, names in enumerate(reads):
+        for name in names:
+            if name and name not in available:
+                if name not in writer:
+                    raise InvalidGraphError(
+                        f"tensor {name!r} is read but never produced", where=label(nodes[i]),
+                        fix="the file is incomplete: export it again",
+                    )
+                if writer[name] >= i:
+                    in_order = False
+    return None if in_order else _kahn(nodes, reads, writer)
+
+
+def _kahn(
+    nodes: Sequence[onnx.NodeProto], reads: Sequence[Sequence[str]], writer: dict[str, int]
+) -> list[int]:
+    import heapq
+
+    waiting = [0] * len(nodes)
+    readers: dict[int, list[int]] = {}
+    for i, names in enumerate(reads):
+        for source in {writer[name] for name in names if name in writer}:
+            waiting[i] += 1
+            readers.setdefault(source, []).append(i)
+    ready = [i for i, count in enumerate(waiting) if not count]
+    order: list[int] = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for reader in readers.get(i, ()):
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(nodes):
+        raise InvalidGraphError(
+            "the graph has a cycle", where=" -> ".join(_cycle(nodes, reads, writer, waiting)),
+            fix="an ONNX graph must be acyclic",
+        )
+    return order
+
+
+def _cycle(
+    nodes: Sequence[onnx.NodeProto],
+    reads: Sequence[Sequence[str]],
+    writer: dict[str, int],
+    waiting: Sequence[int],
+) -> list[str]:
+    """Labels of the nodes on one cycle, walking back along reads that never became ready."""
+    at = next(i for i, count in enumerate(waiting) if count)
+    path: list[int] = []
+    while at not in path:
+        path.append(at)
+        at = next(writer[n] for n in reads[at] if n in writer and waiting[writer[n]])
+    loop = path[path.index(at) :][::-1]
+    return [label(nodes[i]) for i in [*loop, loop[0]]]

@@ -1,0 +1,296 @@
+"""The op table: one row an operator, in canonical names, for both frontends.
+
+A rule asks for traits (`node.op.weighted`, `node.moves_data`), never for lists of names. To teach
+the library an operator, add one row. An operator without a row is `onnx:domain.Op` or
+`aten:name`, has no traits, and therefore stays float.
+
+The ATen column spells each overload with the canonical name of every positional argument, and
+with attributes that the overload implies (`transB=1`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qdqgraph.graph.view import Node
+
+
+class Trait(enum.Flag):
+    """What the rules ask of an operator."""
+
+    NONE = 0
+    WEIGHTED = enum.auto()
+    """A product with an integer kernel: convolutions, Gemm, MatMul."""
+    MOVES = enum.auto()
+    """Output values are input values, elsewhere: Q and DQ commute with it (rules.md 4.3)."""
+    REORDERS = enum.auto()
+    """Moves every value exactly once: the output has the statistics of the input."""
+    ACTIVATION = enum.auto()
+    """A pointwise function of one tensor that fuses behind a convolution."""
+    LONG_EPILOGUE = enum.auto()
+    """SiLU-like activation: no int8 depthwise kernel takes it as an epilogue (rules.md I8)."""
+    AVERAGES = enum.auto()
+    """Averages windows or axes: a scale does not commute with the rounding (rules.md 4.3)."""
+    FORWARDS = enum.auto()
+    """Does nothing at inference: Identity, Dropout."""
+    NON_NEGATIVE = enum.auto()
+    """Output is never below zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One row of the table: canonical name, spellings, input roles, traits.
+
+    `onnx` are operator types of the default domain. `aten` are `overload: argument names`.
+    `roles` names the inputs by position; an operator with any number of like inputs has none.
+    `commutes` says that the operands may be swapped. `moves_when` narrows the trait MOVES to
+    the attributes for which it holds.
+    """
+
+    name: str
+    onnx: tuple[str, ...] = ()
+    aten: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ("x",)
+    traits: Trait = Trait.NONE
+    commutes: bool = False
+    moves_when: Callable[[Node], bool] | None = None
+
+    @property
+    def weighted(self) -> bool:
+        """True for products that have an integer kernel."""
+        return Trait.WEIGHTED in self.traits
+
+    @property
+    def activation(self) -> bool:
+        """True for pointwise functions that fuse behind a convolution."""
+        return Trait.ACTIVATION in self.traits
+
+    @property
+    def forwards(self) -> bool:
+        """True for operators that do nothing at inference."""
+        return Trait.FORWARDS in self.traits
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_W, _M, _R, _A = Trait.WEIGHTED, Trait.MOVES, Trait.MOVES | Trait.REORDERS, Trait.ACTIVATION
+_LONG, _POS = Trait.ACTIVATION | Trait.LONG_EPILOGUE, Trait.NON_NEGATIVE
+def _pads_with_own_values_or_zero(node: Node) -> bool:
+    """Zero is exact in every symmetric quantizer; reflect and edge repeat the input."""
+    if node.text("mode", "constant") != "constant":
+        return True
+    fill = node["value"]
+    if fill is None:
+        return not node.float("value", 0.0)
+    return fill.const is not None and not fill.const.any()
+
+
+def _resizes_by_nearest(node: Node) -> bool:
+    return node.text("mode", "nearest") == "nearest"
+
+
+_XWB = ("x", "weight", "bias")
+_XY = ("x", "y")
+
+TABLE: tuple[Op, ...] = (
+    # products
+    Op(
+        "conv",
+        ("Conv",),
+        (
+            "conv1d.default: x weight bias strides pads dilations group",
+            "conv2d.default: x weight bias strides pads dilations group",
+            "conv3d.default: x weight bias strides pads dilations group",
+            "conv2d.padding: x weight bias strides pads dilations group",
+        ),
+        _XWB,
+        _W,
+    ),
+    Op(
+        "conv_transpose",
+        ("ConvTranspose",),
+        (
+            "conv_transpose1d.default: x weight bias strides pads output_padding group dilations",
+            "conv_transpose2d.input: x weight bias strides pads output_padding group dilations",
+            "conv_transpose3d.input: x weight bias strides pads output_padding group dilations",
+        ),
+        _XWB,
+        _W,
+    ),
+    Op("gemm", ("Gemm",), ("linear.default: x weight bias transB=1",), _XWB, _W),
+    Op(
+        "matmul",
+        ("MatMul",),
+        ("matmul.default: x weight", "mm.default: x weight", "bmm.default: x weight"),
+        ("x", "weight"),
+        _W,
+    ),
+    # pointwise, two tensors
+    Op("add", ("Add",), ("add.Tensor: x y", "add_.Tensor: x y"), _XY, commutes=True),
+    Op("sub", ("Sub",), ("sub.Tensor: x y",), _XY),
+    Op("mul", ("Mul",), ("mul.Tensor: x y", "mul_.Tensor: x y"), _XY, commutes=True),
+    Op("div", ("Div",), ("div.Tensor: x y",), _XY),
+    Op("pow", ("Pow",), ("pow.Tensor_Scalar: x y",), _XY),
+    Op("maximum", ("Max",), ("maximum.default: x y",), (), commutes=True),
+    Op("minimum", ("Min",), ("minimum.default: x y",), (), commutes=True),
+    # activations
+    Op("relu", ("Relu",), ("relu.default: x", "relu_.default: x"), traits=_A | _POS),
+    Op(
+        "clip",
+        ("Clip",),
+        ("clamp.default: x min max", "hardtanh.default: x min max", "hardtanh_.default: x min max"),
+        ("x", "min", "max"),
+        _A,
+    ),
+    Op("relu6", (), ("relu6.default: x", "relu6_.default: x"), traits=_A | _POS),
+    Op(
+        "leaky_relu",
+        ("LeakyRelu",),
+        ("leaky_relu.default: x alpha", "leaky_relu_.default: x alpha"),
+        traits=_A,
+    ),
+    Op("prelu", ("PRelu",), ("prelu.default: x slope",), ("x", "slope"), _A),
+    Op("elu", ("Elu",), ("elu.default: x alpha", "elu_.default: x alpha"), traits=_A),
+    Op("sigmoid", ("Sigmoid",), ("sigmoid.default: x",), traits=_A | _POS),
+    Op("tanh", ("Tanh",), ("tanh.default: x",), traits=_A),
+    Op("softplus", ("Softplus",), ("softplus.default: x",), traits=_A | _POS),
+    Op("hard_sigmoid", ("HardSigmoid",), ("hardsigmoid.default: x",), traits=_A | _POS),
+    Op("hard_swish", ("HardSwish",), ("hardswish.default: x", "hardswish_.default: x"), ("x",), _LONG),
+    Op("silu", ("Swish",), ("silu.default: x", "silu_.default: x"), ("x",), _LONG),
+    Op("gelu", ("Gelu",), ("gelu.default: x",), ("x",), _LONG),
+    Op("mish", ("Mish",), ("mish.default: x", "mish_.default: x"), ("x",), _LONG),
+    Op("erf", ("Erf",), ("erf.default: x",)),
+    Op("exp", ("Exp",), ("exp.default: x",), traits=_POS),
+    Op("sqrt", ("Sqrt",), ("sqrt.default: x",), traits=_POS),
+    # pools and reductions
+    Op(
+        "max_pool",
+        ("MaxPool",),
+        (
+            "max_pool1d.default: x kernel_shape strides pads dilations ceil_mode",
+            "max_pool2d.default: x kernel_shape strides pads dilations ceil_mode",
+            "max_pool3d.default: x kernel_shape strides pads dilations ceil_mode",
+        ),
+        traits=_M,
+    ),
+    Op("global_max_pool", ("GlobalMaxPool",), (), traits=_M),
+    Op(
+        "average_pool",
+        ("AveragePool",),
+        (
+            "avg_pool1d.default: x kernel_shape strides pads ceil_mode count_include_pad",
+            "avg_pool2d.default: x kernel_shape strides pads ceil_mode count_include_pad",
+            "avg_pool3d.default: x kernel_shape strides pads ceil_mode count_include_pad",
+        ),
+        traits=Trait.AVERAGES,
+    ),
+    Op(
+        "global_average_pool",
+        ("GlobalAveragePool",),
+        (
+            "adaptive_avg_pool1d.default: x output_size",
+            "adaptive_avg_pool2d.default: x output_size",
+            "adaptive_avg_pool3d.default: x output_size",
+        ),
+        traits=Trait.AVERAGES,
+    ),
+    Op("reduce_mean", ("ReduceMean",), ("mean.dim: x axes keepdims",), ("x", "axes"), Trait.AVERAGES),
+    # data movement
+    Op("concat", ("Concat",), ("cat.default: x axis", "concat.default: x axis"), (), _R),
+    Op(
+        "reshape",
+        ("Reshape",),
+        ("reshape.default: x shape", "view.default: x shape"),
+        ("x", "shape"),
+        _R,
+    ),
+    Op("flatten", ("Flatten",), ("flatten.using_ints: x start end",), traits=_R),
+    Op(
+        "transpose",
+        ("Transpose",),
+        ("permute.default: x perm", "transpose.int: x dim0 dim1"),
+        traits=_R,
+    ),
+    Op("squeeze", ("Squeeze",), ("squeeze.dim: x axes", "squeeze.dims: x axes"), ("x", "axes"), _R),
+    Op("unsqueeze", ("Unsqueeze",), ("unsqueeze.default: x axes",), ("x", "axes"), _R),
+    Op("depth_to_space", ("DepthToSpace",), ("pixel_shuffle.default: x blocksize",), traits=_R),
+    Op("space_to_depth", ("SpaceToDepth",), ("pixel_unshuffle.default: x blocksize",), traits=_R),
+    Op(
+        "slice",
+        ("Slice",),
+        ("slice.Tensor: x axis start end step",),
+        ("x", "starts", "ends", "axes", "steps"),
+        _M,
+    ),
+    Op(
+        "split",
+        ("Split",),
+        ("split.Tensor: x split axis", "split_with_sizes.default: x split axis", "chunk.default: x split axis"),
+        ("x", "split"),
+        _M,
+    ),
+    Op("pad", ("Pad",), ("pad.default: x pads mode value", "constant_pad_nd.default: x pads value"), ("x", "pads", "value"), _M, moves_when=_pads_with_own_values_or_zero),
+    Op(
+        "resize",
+        ("Resize",),
+        (
+            "upsample_nearest1d.vec: x sizes scales",
+            "upsample_nearest2d.vec: x sizes scales",
+            "upsample_nearest3d.vec: x sizes scales",
+        ),
+        ("x", "roi", "scales", "sizes"),
+        _M,
+        moves_when=_resizes_by_nearest,
+    ),
+    Op("expand", ("Expand",), ("expand.default: x shape",), ("x", "shape"), _M),
+    Op("tile", ("Tile",), ("repeat.default: x repeats",), ("x", "repeats"), _M),
+    Op("gather", ("Gather",), ("index_select.default: x axis indices",), ("x", "indices")),
+    # nothing at inference
+    Op(
+        "identity",
+        ("Identity",),
+        ("alias.default: x", "contiguous.default: x", "clone.default: x", "detach.default: x"),
+        traits=_R | Trait.FORWARDS,
+    ),
+    Op("dropout", ("Dropout",), ("dropout.default: x ratio training", "dropout_.default: x ratio training"), ("x", "ratio", "training_mode"), _R | Trait.FORWARDS),
+    # float work
+    Op(
+        "batch_norm",
+        ("BatchNormalization",),
+        ("batch_norm.default: x gamma beta mean var training momentum epsilon",),
+        ("x", "gamma", "beta", "mean", "var"),
+    ),
+    Op("layer_norm", ("LayerNormalization",), ("layer_norm.default: x axis gamma beta epsilon",), ("x", "gamma", "beta")),
+    Op("softmax", ("Softmax",), ("softmax.int: x axis",), traits=_POS),
+    Op(
+        "attention",
+        ("Attention",),
+        ("scaled_dot_product_attention.default: q k v mask",),
+        ("q", "k", "v", "mask"),
+    ),
+    Op("lstm", ("LSTM",), ("lstm.input: x",), ("x", "weight", "recurrence", "bias")),
+    Op("gru", ("GRU",), ("gru.input: x",), ("x", "weight", "recurrence", "bias")),
+    Op("cast", ("Cast",), ("to.dtype: x dtype",)),
+    Op("constant", ("Constant",), (), ()),
+    Op("shape", ("Shape",), ()),
+    Op("quantize", ("QuantizeLinear",), (), ("x", "scale", "zero_point")),
+    Op("dequantize", ("DequantizeLinear",), (), ("x", "scale", "zero_point")),
+)
+
+BY_NAME: dict[str, Op] = {row.name: row for row in TABLE}
+BY_ONNX: dict[str, Op] = {spelling: row for row in TABLE for spelling in row.onnx}
+BY_ATEN: dict[str, tuple[Op, tuple[str, ...]]] = {
+    name.strip(): (row, tuple(arguments.split()))
+    for row in TABLE
+    for name, _, arguments in (spelling.partition(":") for spelling in row.aten)
+}
+
+
+def unknown_op(name: str) -> Op:
+    """An operator without a row: no roles, no traits, left float."""
+    return Op(name, roles=())

@@ -1,0 +1,147 @@
+"""Walks that several rules need: along the fused chain behind a product, and back to a fork."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from qdqgraph.graph.view import Node, Value
+
+_AFFINE = ("add", "sub", "mul", "div")
+MAX_STEPS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product that reaches a tensor through nothing but what fuses behind it.
+
+    `activation` is the name of an activation passed on the way, or empty.
+    """
+
+    node: Node
+    activation: str = ""
+
+
+def single_reader(value: Value) -> Node | None:
+    """The only node that reads `value`; a composite counts as one node, its last."""
+    if value.is_output or not value.uses or any(edge.index < 0 for edge in value.uses):
+        return None
+    first = value.uses[0].node
+    if first.composite is not None:
+        inside = all(edge.node.composite is first.composite for edge in value.uses)
+        return first.composite.nodes[0] if inside else None
+    return first if len(value.uses) == 1 else None
+
+
+def is_affine(node: Node) -> bool:
+    """Batch norm, or arithmetic with a constant: a bias or scale behind a product."""
+    if node.op.name == "batch_norm":
+        return True
+    return node.op.name in _AFFINE and any(v is not None and v.is_const for v in node.inputs)
+
+
+def activation_of(node: Node) -> str:
+    """Name of the activation that ends at `node`, whether one operator or a composite, or ''."""
+    if node.composite is not None:
+        ends = node is node.composite.nodes[0] and node.composite.kind.activation
+        return node.composite.kind.name if ends else ""
+    return node.op.name if node.op.activation else ""
+
+
+def activation_input(node: Node) -> Value | None:
+    """What the activation that ends at `node` is applied to."""
+    if node.composite is None:
+        return node.inputs[0]
+    inner = set(node.composite.nodes)
+    for part in node.composite.nodes:
+        for value in part.inputs:
+            if value is not None and not value.is_const and value.producer not in inner:
+                return value
+    return None
+
+
+def end_of_chain(value: Value) -> Value:
+    """Follow single readers that fuse: batch norm, constant arithmetic, activations."""
+    for _ in range(MAX_STEPS):
+        reader = single_reader(value)
+        if reader is None or not (is_affine(reader) or activation_of(reader) or reader.op.forwards):
+            return value
+        value = reader.output
+    return value
+
+
+def activations_behind(node: Node) -> list[str]:
+    """Names of the activations in the fused chain behind a product."""
+    found: list[str] = []
+    value = node.output
+    for _ in range(MAX_STEPS):
+        reader = single_reader(value)
+        if reader is None:
+            return found
+        name = activation_of(reader)
+        if name:
+            found.append(name)
+        elif not (is_affine(reader) or reader.op.forwards):
+            return found
+        value = reader.output
+    return found
+
+
+def product_behind(value: Value) -> Product | None:
+    """The product whose fused chain ends at `value`, every tensor between read once; or None."""
+    activation = ""
+    for _ in range(MAX_STEPS):
+        node = value.producer
+        if node is None:
+            return None
+        if node.op.weighted:
+            return Product(node, activation)
+        name = activation_of(node)
+        if name:
+            activation = name
+            source = activation_input(node)
+        elif is_affine(node) or node.op.forwards:
+            source = next((v for v in node.inputs if v is not None and not v.is_const), None)
+        else:
+            return None
+        if source is None or single_reader(source) is not node:
+            return None
+        value = source
+    return None
+
+
+def products_to_fork(a: Value, b: Value) -> tuple[int, int]:
+    """How many products lie on the longest path from each tensor back to their common ancestor.
+
+    Works backwards in topological order, so it visits the nodes between the two and the fork only.
+    """
+    counts: dict[Node, list[int]] = {}
+    heap: list[tuple[int, int, Node]] = []
+
+    def push(value: Value, side: int, count: int) -> None:
+        node = value.producer
+        if node is None:
+            return
+        if node not in counts:
+            counts[node] = [-1, -1]
+            heapq.heappush(heap, (-node.order, len(counts), node))
+        counts[node][side] = max(counts[node][side], count)
+
+    best = [0, 0]
+    push(a, 0, 0)
+    push(b, 1, 0)
+    for _ in range(MAX_STEPS):
+        if not heap:
+            break
+        node = heapq.heappop(heap)[2]
+        reached = counts[node]
+        if reached[0] >= 0 and reached[1] >= 0:
+            return reached[0], reached[1]
+        for side, count in enumerate(reached):
+            if count >= 0:
+                count += node.op.weighted
+                best[side] = max(best[side], count)
+                for value in node.inputs:
+                    if value is not None and not value.is_const:
+                        push(value, side, count)
+    return best[0], best[1]

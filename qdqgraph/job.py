@@ -1,0 +1,227 @@
+"""The main job, step by step: open, plan, calibrate, apply, save. `quantize` does them all.
+
+    model = qg.open("model.onnx")
+    plan = qg.plan(model, target="tensorrt")
+    qg.calibrate(plan, batches)
+    qg.apply(plan).save("model.qdq.onnx")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import onnx
+
+from qdqgraph.calibration.collect import collect
+from qdqgraph.calibration.feeds import Feed, InputSpec
+from qdqgraph.calibration.methods import Method, parse_method
+from qdqgraph.calibration.ranges import Ranges, choose_activations, choose_weights, note_ranges
+from qdqgraph.calibration.sources import open_source, random_source
+from qdqgraph.calibration.statistics import TensorStatistics
+from qdqgraph.calibration.taps import tap_sources
+from qdqgraph.errors import NothingToQuantizeError, UsageError
+from qdqgraph.frontends.onnx_file.extraction import behind_custom_operators
+from qdqgraph.lowering.finish import finish
+from qdqgraph.lowering.insert import insert_plan
+from qdqgraph.model import Model, open_model
+from qdqgraph.pipeline.context import Context
+from qdqgraph.pipeline.pipeline import Pipeline
+from qdqgraph.pipeline.presets import preset
+from qdqgraph.pipeline.targets import Dialect, TargetName, parse_version
+from qdqgraph.planning.plan import Plan
+
+DEFAULT_METHOD = "mse"
+HISTOGRAM_CAP = 16_384
+ENTROPY_CAP = 65_536
+PLACEMENT = ("select", "place", "share", "prune", "configure")
+
+Source: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | Model | object"
+
+
+class ModelPlan(Plan):
+    """A plan together with the model it is for and the pipeline that made it."""
+
+    def __init__(self, model: Model, pipeline: Pipeline, version: tuple[int, ...]) -> None:
+        super().__init__(model.graph)
+        self.model = model
+        self.pipeline = pipeline
+        self.context = Context(model.graph, self, pipeline.target, version)
+        self.statistics: dict[str, TensorStatistics] = {}
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the target wants numbers written."""
+        return self.pipeline.target.dialect
+
+
+def plan(
+    source: Source,
+    *,
+    target: TargetName | str = "tensorrt",
+    pipeline: Pipeline | None = None,
+    trt_version: str = "10",
+) -> ModelPlan:
+    """Decide where Q/DQ go, without data; tidies the model's graph on the way.
+
+    `pipeline` replaces the preset of `target`. Raises `ModelLoadError` for a file that cannot be
+    read and `UsageError` for options that cannot be honoured.
+    """
+    model = open_model(source)
+    chosen = pipeline or preset(target)
+    made = ModelPlan(model, chosen, parse_version(trt_version))
+    chosen.run(made.context, ("tidy",))
+    _refuse_custom(made)
+    chosen.run(made.context, PLACEMENT)
+    return made
+
+
+def _refuse_custom(made: ModelPlan) -> None:
+    """What lies behind an operator that onnxruntime cannot run cannot be calibrated."""
+    made.author = "calibration"
+    for value, node in behind_custom_operators(made.model.graph).items():
+        for edge in value.uses:
+            if edge.index >= 0:
+                made.forbid(edge, f"behind {node.op}, which onnxruntime cannot run")
+                made.leave_float(edge.node, f"behind {node.op}, which onnxruntime cannot run")
+
+
+def calibrate(
+    made: ModelPlan,
+    data: object = None,
+    *,
+    method: str = DEFAULT_METHOD,
+    weight_method: Literal["max", "mse"] = "max",
+    samples: int | None = None,
+    split_batch: bool = False,
+    preprocess: str | None = None,
+    on_nonfinite: Literal["error", "skip"] = "error",
+    random: bool = False,
+    progress: Callable[[Iterable[Feed]], Iterable[Feed]] | None = None,
+) -> ModelPlan:
+    """Run the float model over the data once and give every quantizer its scale.
+
+    `data` is any iterable of dicts, tuples or arrays, a `.npz` or `.npy` file, a folder of those
+    or of images (with `preprocess`), or `package.module:callable`. Raises `CalibrationError`
+    naming the sample and tensor at fault.
+    """
+    default = parse_method(method)
+    if data is None and not random:
+        feeds: Iterator[Feed] = open_source([], model_inputs(made.model))
+    elif random:
+        feeds = random_source(model_inputs(made.model), samples or 8)
+        made.notices.append("calibrated on random data: good for a dry run only")
+        made.model.note("qdqgraph.calibration", "random")
+    else:
+        feeds = open_source(
+            data,
+            model_inputs(made.model),
+            samples=samples,
+            split_batch=split_batch,
+            preprocess=preprocess,
+            on_nonfinite=on_nonfinite,
+            notices=made.notices,
+        )
+    sources = tap_sources(made)
+    taps = list(dict.fromkeys(value for values in sources.values() for value in values))
+    methods = {default, *(parse_method(q.spec.method) for q in made.used() if q.spec.method)}
+    made.statistics = collect(
+        made.model.graph,
+        taps,
+        progress(feeds) if progress else feeds,
+        cap=ENTROPY_CAP if any(m.name == "entropy" for m in methods) else HISTOGRAM_CAP,
+        histogram=any(m.needs_histogram for m in methods),
+    )
+    choose(made, default, weight_method)
+    return made
+
+
+def choose(made: ModelPlan, method: Method, weight_method: Literal["max", "mse"] = "max") -> None:
+    """Turn statistics that are there already into scales, by any method; needs no data."""
+    for quantizer in made.used():
+        if quantizer.spec.origin == "calibrated":
+            quantizer.encoding = None
+    ranges = Ranges(made.statistics, tap_sources(made))
+    note_ranges(made, ranges)
+    made.pipeline.run(made.context, ("regroup",))
+    choose_weights(made, weight_method)
+    choose_activations(made, ranges, made.dialect, method)
+
+
+def model_inputs(model: Model) -> Sequence[InputSpec]:
+    """Name, dtype and shape of each input that a sample must feed."""
+    specs: list[InputSpec] = []
+    for value in model.graph.inputs:
+        try:
+            dtype = np.dtype(value.dtype or "float32")
+        except TypeError:
+            import ml_dtypes
+
+            dtype = np.dtype(getattr(ml_dtypes, value.dtype or "bfloat16"))
+        specs.append(InputSpec(value.name, dtype, value.shape))
+    return specs
+
+
+def apply(
+    made: ModelPlan,
+    *,
+    weights: Literal["auto", "int8", "float"] = "auto",
+    opset: int | None = None,
+    allow_empty: bool = False,
+) -> Model:
+    """Insert Q/DQ as planned and raise the opset as far as they need; returns the model.
+
+    `weights` stores int8 codes + DQ, or float + Q + DQ (`auto`: float for TensorRT before 8.5,
+    which cannot read the former). Raises `NothingToQuantizeError` when nothing was planned.
+    """
+    if not made.entries and not allow_empty:
+        raise NothingToQuantizeError("nothing to quantize", where=made.model.label, fix=_why_empty(made))
+    old = made.context.target.name == "tensorrt" and made.context.version < (8, 5)
+    made.model.graph.float_weights = weights == "float" or (weights == "auto" and old)
+    insert_plan(made, made.dialect)
+    finish(made.model.graph, made, opset)
+    return made.model
+
+
+def _why_empty(made: ModelPlan) -> str:
+    counts: dict[str, int] = {}
+    for node in made.model.graph.nodes:
+        counts[node.op.name] = counts.get(node.op.name, 0) + 1
+    reasons = {reason for notes in made.floats.values() for _, reason in notes}
+    found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    why = f"; left float: {'; '.join(sorted(reasons)[:3])}" if reasons else ""
+    return f"the graph holds {found or 'no nodes'}{why}; --allow-empty copies it"
+
+
+def quantize(
+    source: Source,
+    data: object = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    target: TargetName | str = "tensorrt",
+    method: str = DEFAULT_METHOD,
+    pipeline: Pipeline | None = None,
+    trt_version: str = "10",
+    samples: int | None = None,
+    random: bool = False,
+) -> Model:
+    """The whole job in one call; saves to `output` when given.
+
+    >>> import qdqgraph as qg, qdqgraph.demo.data as demo
+    >>> images = demo.load_digits().calibration[:8]
+    >>> model = qg.quantize(demo.model_path(), images, target="tensorrt", method="max")
+    >>> model.count("QuantizeLinear") > 10
+    True
+    """
+    if output is not None and isinstance(source, (str, os.PathLike)) and os.path.exists(output):
+        if os.path.samefile(source, output):
+            raise UsageError("output is the source file", fix="use open(...) and save(in_place=True)")
+    made = plan(source, target=target, pipeline=pipeline, trt_version=trt_version)
+    if made.entries:
+        calibrate(made, data, method=method, samples=samples, random=random)
+    result = apply(made)
+    if output is not None:
+        result.save(output)
+    return result

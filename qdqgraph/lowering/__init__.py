@@ -1,0 +1,1 @@
+"""From a calibrated plan to a file: codes, insertion, opset, save, verification."""

@@ -1,0 +1,40 @@
+"""Last steps on the protobuf: raise the opset as far as the Q/DQ need, no further."""
+
+from __future__ import annotations
+
+from qdqgraph.errors import TargetError
+from qdqgraph.frontends.onnx_file.graph import OnnxGraph
+from qdqgraph.lowering.opset import raise_opset
+from qdqgraph.planning.plan import Plan
+
+
+def needed_opset(plan: Plan) -> int:
+    """Lowest opset whose Q/DQ can say what the plan says.
+
+    13 for a scale per channel (before it Q/DQ have no axis), 19 for float16 scales, 21 for four
+    bits and blocks (ONNX operator changelog).
+    """
+    needed = 13
+    for quantizer in plan.used():
+        if quantizer.spec.bits == 4 or quantizer.spec.granularity == "block":
+            needed = max(needed, 21)
+        elif quantizer.source.dtype in ("float16", "bfloat16"):
+            needed = max(needed, 19)
+    return needed
+
+
+def finish(graph: OnnxGraph, plan: Plan, opset: int | None) -> list[str]:
+    """Commit the edits and bring the model to the opset; returns notes on what changed form.
+
+    Raises `TargetError` when the user's `opset` is too low for the plan.
+    """
+    needed = needed_opset(plan) if plan.entries else 0
+    if opset is not None and opset < needed:
+        raise TargetError(
+            f"opset {opset} cannot express this plan", fix=f"give --opset {needed} or more, or leave it out"
+        )
+    model = graph.commit()
+    wanted = max(opset or 0, needed)
+    notes = raise_opset(model, wanted) if graph.opset < wanted else []
+    plan.notices.extend(notes)
+    return notes

@@ -1,0 +1,65 @@
+"""What a pass works with: the graph, the plan, the target, and the nodes in its scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from qdqgraph.graph.view import Graph, Node
+from qdqgraph.pipeline.targets import TARGETS, Target, Version
+from qdqgraph.planning.names import Names
+from qdqgraph.planning.plan import Plan
+
+ANY_VERSION: Version = (10,)
+
+
+@dataclass
+class Context:
+    """Handed to every pass.
+
+    `scope` is the set of nodes that the running pass may decide about, None for all. `version` is
+    the TensorRT version to write for.
+    """
+
+    graph: Graph
+    plan: Plan
+    target: Target = TARGETS["tensorrt"]
+    version: Version = ANY_VERSION
+    scope: frozenset[Node] | None = None
+    declined: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    _names: Names | None = None
+    _names_after: int = -1
+    _settled: set[tuple[str, Node]] = field(default_factory=set[tuple[str, Node]])
+
+    def nodes(self) -> Iterator[Node]:
+        """Nodes in scope, producers before readers."""
+        for node in self.graph.nodes:
+            if node.alive and (self.scope is None or node in self.scope):
+                yield node
+
+    def reversed_nodes(self) -> Iterator[Node]:
+        """Nodes in scope, readers before producers."""
+        for node in self.graph.reversed_nodes():
+            if node.alive and (self.scope is None or node in self.scope):
+                yield node
+
+    @property
+    def names(self) -> Names:
+        """Resolves what users type. Built on first use, anew after every tidying edit."""
+        edits = len(self.graph.edits)
+        if self._names is None or self._names_after != edits:
+            self._names, self._names_after = Names(self.graph), edits
+        return self._names
+
+    def decline(self, node: Node, reason: str) -> None:
+        """Keep the reason why a rule matched here and did nothing."""
+        self.declined.append((self.plan.author, node.name, reason))
+        self.plan.leave_float(node, reason)
+
+    def settle(self, node: Node) -> bool:
+        """True the first time a pass of this name comes to `node`: an earlier, scoped one wins."""
+        key = (self.plan.author.partition("{")[0], node)
+        if key in self._settled:
+            return False
+        self._settled.add(key)
+        return True

@@ -1,0 +1,86 @@
+"""A pipeline is a tuple of passes; editing one gives another.
+
+    pipeline = qdqgraph.tensorrt().without("recognize-attention").after("place-residual", my_pass)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from qdqgraph.errors import PassError, QdqGraphError
+from qdqgraph.pipeline.context import Context
+from qdqgraph.pipeline.passes import STAGES, Option, Pass, Stage, find_pass
+from qdqgraph.pipeline.targets import Target
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order they run; `target` gave them their options."""
+
+    passes: tuple[Pass, ...]
+    target: Target
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def _index(self, name: str) -> int:
+        return self.passes.index(find_pass(name, dict.fromkeys(self.passes)))
+
+    def before(self, name: str, *new: Pass) -> Pipeline:
+        """With `new` in front of the pass called `name`."""
+        at = self._index(name)
+        return replace(self, passes=(*self.passes[:at], *new, *self.passes[at:]))
+
+    def after(self, name: str, *new: Pass) -> Pipeline:
+        """With `new` behind the pass called `name`."""
+        at = self._index(name) + 1
+        return replace(self, passes=(*self.passes[:at], *new, *self.passes[at:]))
+
+    def without(self, *names: str) -> Pipeline:
+        """Without the passes of these names."""
+        gone = {self.passes[self._index(name)].name for name in names}
+        return replace(self, passes=tuple(p for p in self.passes if p.name not in gone))
+
+    def with_options(self, name: str, **options: Option) -> Pipeline:
+        """With options set on one pass; an option `scope` adds a narrower copy in front of it."""
+        at = self._index(name)
+        changed = self.passes[at].with_options(**options)
+        if changed.scope and not self.passes[at].scope:
+            return self.before(changed.name, changed)
+        return replace(self, passes=(*self.passes[:at], changed, *self.passes[at + 1 :]))
+
+    def with_passes(self, *new: Pass) -> Pipeline:
+        """With `new` at the end of their stages."""
+        passes = list(self.passes)
+        for item in new:
+            rank = STAGES.index(item.stage)
+            at = sum(1 for p in passes if STAGES.index(p.stage) <= rank)
+            passes.insert(at, item)
+        return replace(self, passes=tuple(passes))
+
+    def run(self, ctx: Context, stages: Sequence[Stage]) -> None:
+        """Run the passes of these stages; laws of the plan are checked after each.
+
+        Raises `PassError` naming the pass, the one before it
+        and the cause; errors the user can act on pass through unchanged.
+        """
+        previous = "the start"
+        for item in self.passes:
+            if item.stage not in stages:
+                continue
+            ctx.plan.author = ctx.graph.author = item.spelling
+            ctx.scope = frozenset(ctx.names.nodes(item.scope)) if item.scope else None
+            try:
+                item.run(ctx)
+                ctx.plan.check()
+            except QdqGraphError:
+                raise
+            except Exception as cause:
+                raise PassError(
+                    f"pass {item.spelling} failed after {previous}: {type(cause).__name__}: {cause}",
+                    fix=f"leave it out with --without {item.name}, and please report it",
+                ) from cause
+            finally:
+                ctx.scope = None
+            previous = item.spelling

@@ -1,0 +1,1 @@
+"""The plan: which edges get a quantizer, which quantizers share one scale, and why."""
