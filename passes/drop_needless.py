@@ -15,6 +15,8 @@ from qdqgraph.pipeline.passes import sweep
 def drop_needless(ctx: Context) -> None:
     """Drop half-quantized products."""
     for node in ctx.nodes():
+        if not node.op.weighted:
+            continue
         weight = weight_edge(node)
         edges = [*activation_edges(node), *([weight] if weight else [])]
         planned = [edge for edge in edges if edge in ctx.plan.entries]

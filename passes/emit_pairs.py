@@ -2,11 +2,14 @@
 
 TensorRT moves a Q above data movement by itself, so one pair behind a mover serves it; in front, a
 pair is emitted only on values that another int8 reader needs anyway, and the mover then reads the
-same DQ. `around` emits all: onnxruntime runs an operator in int8 only between its own Q and DQ.
+same DQ. `forks` also emits one where several movers read a value: TensorRT-RTX otherwise clones
+what lies between the fork and the Qs (a chain of three max-pools ran six times). `around` emits
+all: onnxruntime runs an operator in int8 only between its own Q and DQ.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from qdqgraph.pipeline.context import Context
@@ -14,9 +17,12 @@ from qdqgraph.pipeline.passes import sweep
 
 
 @sweep(stage="prune")
-def emit_pairs(ctx: Context, *, movers: Literal["behind", "around"] = "behind") -> None:
+def emit_pairs(ctx: Context, *, movers: Literal["behind", "forks", "around"] = "behind") -> None:
     """Let carried edges stand in their own right where their pair exists anyway."""
     standing = {e.quantizer.id for e in ctx.plan.entries.values() if not e.carried}
+    if movers == "forks":
+        carried = Counter(e.quantizer.id for e in ctx.plan.entries.values() if e.carried)
+        standing.update(identity for identity, readers in carried.items() if readers > 1)
     for entry in ctx.plan.entries.values():
         if entry.carried and (movers == "around" or entry.quantizer.id in standing):
             entry.carried = False

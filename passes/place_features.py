@@ -8,6 +8,7 @@ norm reads floats. Classic TensorRT leaves a concat of floats alone.
 
 from __future__ import annotations
 
+from qdqgraph.graph.ops import Trait
 from qdqgraph.graph.view import Node
 from qdqgraph.graph.walk import end_of_chain
 from qdqgraph.pipeline.context import Context
@@ -29,6 +30,9 @@ def place_features(ctx: Context, *, enabled: bool = True) -> None:
 
 def _feeds_int8(ctx: Context, concat: Node) -> bool:
     for edge in concat.output.uses:
-        if edge.index >= 0 and any(e in ctx.plan.entries for e in end_of_chain(edge.node.output).uses):
-            return True
+        if edge.index >= 0:
+            for reader in end_of_chain(edge.node.output).uses:
+                pools = reader.index >= 0 and Trait.AVERAGES in reader.node.op.traits
+                if reader in ctx.plan.entries or (pools and ctx.plan.read_quantized(reader.node.output)):
+                    return True
     return False

@@ -8,6 +8,9 @@ for the Add, with one scale for operands and output if `together`; `none` leaves
 The bare operand is the one with more products back to the common ancestor; on a tie, the one
 produced later, which TensorRT fuses. A conv with a Relu behind it is no candidate; `through` says
 whether SiLU-like (`silu`) or all activations (`any`) may stand between. `bare` overrides the choice.
+
+`behind=any` is for TensorRT-RTX, which joins the sum to whatever follows: there a shortcut that is
+int8 for another reader anyway is read in int8 even if the sum is written in float.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ def place_residual(
     bare: Literal["auto", "first", "second"] = "auto",
     through: Literal["nothing", "silu", "any"] = "silu",
     together: bool = True,
+    behind: Literal["int8", "any"] = "int8",
 ) -> None:
     """Quantize one or both operands of each residual Add, readers first."""
     for node in ctx.reversed_nodes():
@@ -38,25 +42,32 @@ def place_residual(
             continue
         reason = why_no_residual(node)
         if reason is None and ctx.settle(node):
-            reason = _place(ctx, node, policy, bare, through, together)
+            reason = _place(ctx, node, policy, bare, through, together, behind)
         if reason is not None:
             ctx.plan.leave_float(node, reason)
 
 
-def _place(ctx: Context, node: Node, policy: str, bare: str, through: str, together: bool) -> str | None:
+def _place(
+    ctx: Context, node: Node, policy: str, bare: str, through: str, together: bool, behind: str
+) -> str | None:
     if policy == "none":
         return "policy none: both operands stay float"
     result = end_of_chain(node.output)
-    if not ctx.plan.read_quantized(result):
+    written_int8 = ctx.plan.read_quantized(result)
+    if not written_int8 and (behind == "int8" or policy == "both"):
         return f"a reader of {result.name} stays float, so the sum is written in float"
     edges = node.edges[:2]
     if policy == "both":
         made = [ctx.plan.quantize(edge, reason="policy both: an int8 Add of its own") for edge in edges]
         if together:
-            behind = [ctx.plan.quantizer_on(edge) for edge in result.uses]
-            _together(ctx, [q for q in (*made, *behind) if q is not None])
+            readers = [ctx.plan.quantizer_on(edge) for edge in result.uses]
+            _together(ctx, [q for q in (*made, *readers) if q is not None])
         return None
     chosen = edges[0 if bare == "first" else 1] if bare != "auto" else _fused(edges, through)
+    if not written_int8:
+        edges = [edge for edge in edges if _is_int8_anyway(ctx, edge)]
+        if chosen is None or not edges:
+            return f"a reader of {result.name} stays float, and the shortcut has no int8 reader"
     if chosen is None:
         for edge in edges:
             ctx.plan.quantize(edge, reason="no product fuses with this Add: int8 on both operands")
@@ -67,6 +78,10 @@ def _place(ctx: Context, node: Node, policy: str, bare: str, through: str, toget
             name = product.node.name if product else chosen.value.name
             ctx.plan.quantize(edge, reason=f"shortcut of a residual; {name} stays fused with the Add")
     return None
+
+
+def _is_int8_anyway(ctx: Context, edge: Edge) -> bool:
+    return any(other in ctx.plan.entries for other in edge.value.uses)
 
 
 def _together(ctx: Context, quantizers: list[Quantizer]) -> None:

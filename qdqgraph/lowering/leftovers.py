@@ -35,7 +35,7 @@ def _short(name: str) -> str:
 
 
 def stale_temps(path: str | os.PathLike[str]) -> list[Path]:
-    """Files that a killed run left beside the output `path`, safe to delete.
+    """Files that killed or former runs left beside the output `path`, and that it does not use.
 
     These are temporary files of processes that no longer exist, and, when no other run on `path`
     is under way, data files written for it that the model does not mention.

@@ -188,5 +188,7 @@ def nested(node: NodeProto) -> Iterator[NodeProto]:
 
 def rename_all(node: NodeProto, name: str) -> None:
     """Name `node` and everything inside it, so that any error message leads back to it."""
-    for inner in nested(node):
-        inner.name = name
+    node.name = name
+    for position, inner in enumerate(nested(node)):
+        if position:  # onnxruntime wants names to be unique
+            inner.name = f"{name}/{position}"

@@ -70,8 +70,7 @@ class PiecewiseCheck:
         cutter = Cutter(self.model, self.folder)
         nodes = self.model.graph.node
         self._spread_to_functions()
-        opaque = [i for i, node in enumerate(nodes) if self._unknown_inside(node) is not None]
-        cutter.infer_types(opaque)
+        self._infer(cutter)
         heavy = set(cutter.heavy_constants())
         todo = [index for index in range(len(nodes)) if index not in heavy]
         for start in range(0, len(todo), self.size):
@@ -88,6 +87,10 @@ class PiecewiseCheck:
                     _learn(cutter, types)
                     break
                 self._leave_out(refusal, chunk, cutter)
+
+    def _infer(self, cutter: Cutter) -> None:
+        nodes = enumerate(self.model.graph.node)
+        cutter.infer_types([i for i, node in nodes if self._unknown_inside(node) is not None])
 
     def _spread_to_functions(self) -> None:
         """A local function that uses an unknown operator is unknown itself."""
@@ -134,6 +137,7 @@ class PiecewiseCheck:
             if key not in self.unknown:
                 self.unknown.add(key)
                 self._spread_to_functions()
+                self._infer(cutter)
                 return
         found = _OWN_NAME.search(refusal.node) or _OWN_NAME.search(refusal.message)
         if refusal.kind != "kernel":

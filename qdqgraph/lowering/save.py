@@ -62,8 +62,10 @@ def save_model(
 
     The data file is called `<output>.<hash of its contents>.data`, so equal input gives equal
     bytes. A model saved beside its source with all external tensors unchanged keeps using the old
-    data file. In place, a link is followed and kept, mode and owner are kept, and an old data file
-    is removed last, if its name starts like the model's and no other model beside it mentions it.
+    data file. An existing output keeps its mode and owner, and a link to it is followed and kept.
+    In place, an old data file is removed last, if its name starts like the model's and no other
+    model beside it mentions it; the data of an output that is written anew is left, and
+    `stale_temps` lists it.
 
     Raises `OutputError` when the output is the source without `in_place`, cannot be written, or
     when the source was changed by someone else meanwhile; whatever `validate` and payloads raise
@@ -74,6 +76,7 @@ def save_model(
     folder = source.data if source is not None else None
     was_external = source is not None and source.has_external_data
     plan = plan_rewiring(model, target, folder, pending or {}, external, was_external=was_external)
+    shared = in_place and os.stat(target).st_nlink > 1
     with Draft(target) as draft:
         data_path = _write_data(plan, draft)
         with _rewired(plan, data_path):
@@ -89,7 +92,7 @@ def save_model(
         draft.commit(temp, lambda: _check_unchanged(source, in_place, data_path))
     if not in_place or source is None:
         return SavedFile(target, data_path)
-    removed, kept = _remove_old_data(source, plan.kept_files, data_path)
+    removed, kept = _remove_old_data(source, plan.kept_files, data_path, shared)
     return SavedFile(target, data_path, removed, kept)
 
 
@@ -172,16 +175,19 @@ def _check_unchanged(source: LoadedModel | None, in_place: bool, data_path: Path
 
 
 def _remove_old_data(
-    source: LoadedModel, used: frozenset[Path], data_path: Path | None
+    source: LoadedModel, used: frozenset[Path], data_path: Path | None, shared: bool
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Remove the data files only the replaced model can have used; when in doubt, keep them."""
+    """Remove the data files only the replaced model can have used; when in doubt, keep them.
+
+    `shared` says that the old model lives on under another name, as a hard link.
+    """
     real = source.real_path
     unused = [s.path for s in source.stamp.data if s.path not in used]
     unused = [p for p in unused if data_path is None or not _same_file(p, data_path)]
     removed: list[Path] = []
     for path in unused:
         own = path.name.startswith(real.stem) and _same_file(path.parent, real.parent)
-        if own and not path.is_symlink() and not _mentioned_beside(path):
+        if own and not shared and not path.is_symlink() and not _mentioned_beside(path):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed.append(path)

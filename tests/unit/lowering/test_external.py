@@ -147,16 +147,16 @@ def test_contents_of_the_wrong_length_are_refused_and_the_file_removed(
     tmp_path: Path, length: int
 ) -> None:
     path = tmp_path / "new"
-    with pytest.raises(OutputError, match=f"have 3 bytes, its shape takes {length}"):
-        with ExternalWriter(path) as writer:
-            writer.append([b"abc"], length)
+    says = f"have 3 bytes, its shape takes {length}"
+    with pytest.raises(OutputError, match=says), ExternalWriter(path) as writer:
+        writer.append([b"abc"], length)
     assert not path.exists()
 
 
 def test_an_unwritable_path_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"):
-        with ExternalWriter(tmp_path / "absent" / "new"):
-            pass
+    writer = ExternalWriter(tmp_path / "absent" / "new")
+    with pytest.raises(OutputError, match="cannot be written"), writer:
+        pass
 
 
 def test_blocks_are_seen_as_little_bytes_without_numpy_knowing_the_type() -> None:
