@@ -25,6 +25,7 @@ from qdqgraph.passes.recognize_layer_norm import recognize_layer_norm
 from qdqgraph.passes.share_moved import share_moved
 from qdqgraph.passes.share_named import share_named
 from qdqgraph.passes.split_wide_groups import split_wide_groups
+from qdqgraph.passes.strip_quantizers import strip_quantizers
 from qdqgraph.passes.unshare import unshare
 
 ALL = (
@@ -47,7 +48,7 @@ ALL = (
     split_wide_groups,
 )
 
-BY_REQUEST = (exclude, include, configure, share_named, unshare)
+BY_REQUEST = (strip_quantizers, exclude, include, configure, share_named, unshare)
 """Passes that do nothing until a user names what they are about."""
 
 __all__ = ["ALL", "BY_REQUEST"]

@@ -1,7 +1,6 @@
 """Quantizers that `pattern` names take these settings; the last rule that matches wins.
 
-`bits`, `granularity`, `method` (spelled as elsewhere, with `;` for the commas inside braces) and
-`axis`. Asymmetric activations are refused for TensorRT, which reads zero points as errors.
+`bits`, `granularity` and `method` (`percentile{p=99.9}`). Asymmetric activations are refused for TensorRT, which reads zero points as errors.
 `plan.why` tells which rule a quantizer obeys.
 """
 
@@ -61,4 +60,4 @@ def changed(spec: QuantSpec, edge: Edge, bits: int, granularity: str, method: st
         raise ConflictError(
             "a scale per channel", where=str(edge), fix="TensorRT takes it on weights only"
         )
-    return replace(spec, method=method.replace(";", ",")) if method else spec
+    return replace(spec, method=method) if method else spec

@@ -77,6 +77,7 @@ def _place(
         if edge is not chosen:
             name = product.node.name if product else chosen.value.name
             ctx.plan.quantize(edge, reason=f"shortcut of a residual; {name} stays fused with the Add")
+            ctx.plan.leave_float(node, f"{chosen.role} stays bare: {name} is computed in one layer with it")
     return None
 
 

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -24,14 +24,16 @@ from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.calibration.taps import tap_sources
 from qdqgraph.errors import NothingToQuantizeError, UsageError
 from qdqgraph.frontends.onnx_file.extraction import behind_custom_operators
-from qdqgraph.lowering.finish import finish
 from qdqgraph.lowering.insert import insert_plan
+from qdqgraph.lowering.opset_floor import raise_for_plan
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.presets import preset
 from qdqgraph.pipeline.targets import Dialect, TargetName, parse_version
 from qdqgraph.planning.plan import Plan
+from qdqgraph.planning.serial import plan_to_json, replay
+from qdqgraph.planning.why import why
 
 DEFAULT_METHOD = "mse"
 HISTOGRAM_CAP = 16_384
@@ -50,6 +52,15 @@ class ModelPlan(Plan):
         self.pipeline = pipeline
         self.context = Context(model.graph, self, pipeline.target, version)
         self.statistics: dict[str, TensorStatistics] = {}
+
+    def why(self, name: str) -> str:
+        """What was decided about a tensor, node or module, and why; at most ten lines."""
+        return "\n".join(why(self, self.context.names, name))
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON-able data; `replay_plan` reads it back."""
+        stages = [item.spelling for item in self.pipeline]
+        return {**plan_to_json(self), "target": self.pipeline.target.name, "pipeline": stages}
 
     @property
     def dialect(self) -> Dialect:
@@ -75,6 +86,20 @@ def plan(
     chosen.run(made.context, ("tidy",))
     _refuse_custom(made)
     chosen.run(made.context, PLACEMENT)
+    return made
+
+
+def replay_plan(source: Source, data: Mapping[str, Any], *, trt_version: str = "10") -> ModelPlan:
+    """The plan that `data` (of `to_json`, or a plan file read) holds, on this model.
+
+    Raises `UsageError` listing the edges that the model does not have.
+    """
+    model = open_model(source)
+    chosen = preset(str(data.get("target", "tensorrt")))
+    made = ModelPlan(model, chosen, parse_version(trt_version))
+    chosen.run(made.context, ("tidy",))
+    made.author = "plan-in"
+    replay(made, data)
     return made
 
 
@@ -179,9 +204,9 @@ def apply(
     if not made.entries and not allow_empty:
         raise NothingToQuantizeError("nothing to quantize", where=made.model.label, fix=_why_empty(made))
     old = made.context.target.name == "tensorrt" and made.context.version < (8, 5)
+    made.model.graph = raise_for_plan(made.model.graph, made, opset)
     made.model.graph.float_weights = weights == "float" or (weights == "auto" and old)
     insert_plan(made, made.dialect)
-    finish(made.model.graph, made, opset)
     return made.model
 
 

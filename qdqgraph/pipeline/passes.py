@@ -179,13 +179,29 @@ def split_spelling(text: str) -> tuple[str, dict[str, str]]:
     found = SPELLING.match(text)
     if not found:
         raise UsageError(f"{text!r} does not spell a pass", fix="write name or name{option=value,...}")
+    return found["name"].replace("_", "-"), split_options(found["options"] or "", text)
+
+
+def split_options(text: str, whole: str = "") -> dict[str, str]:
+    """`a=1,b=percentile{p=99.9,two_sided=true}` as a dict; commas inside braces belong to a value.
+
+    >>> split_options("bits=8,method=percentile{p=99.9,two_sided=true}")["method"]
+    'percentile{p=99.9,two_sided=true}'
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
     options: dict[str, str] = {}
-    for part in filter(None, (found["options"] or "").split(",")):
+    for part in filter(str.strip, parts):
         key, equals, value = part.partition("=")
         if not equals:
-            raise UsageError(f"{part!r} in {text!r} is not option=value")
+            raise UsageError(f"{part!r} in {whole or text!r} is not option=value")
         options[key.strip()] = value.strip()
-    return found["name"].replace("_", "-"), options
+    return options
 
 
 def find_pass(name: str, known: Iterable[Pass]) -> Pass:

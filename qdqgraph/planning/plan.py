@@ -242,6 +242,20 @@ class Plan:
         self.links = list(links)
         self._groups = None
 
+    def rebind(self, graph: Graph) -> None:
+        """Carry the plan over to another view of the same model, matching by tensor names."""
+        by_key = {node.key: node for node in graph.nodes}
+        for quantizer in self.quantizers.values():
+            if quantizer.source.name in graph.values:
+                quantizer.source = graph.values[quantizer.source.name]
+        moved: dict[Edge, Entry] = {}
+        for entry in self.entries.values():
+            entry.edge = by_key[entry.edge.node.key].edges[entry.edge.index]
+            moved[entry.edge] = entry
+        self.floats = {by_key[n.key]: notes for n, notes in self.floats.items() if n.key in by_key}
+        self.entries, self.graph = moved, graph
+        self.vetoes, self.forced, self.touched = {}, {}, set()
+
     # ------------------------------------------------------------------ the laws
     def check(self) -> None:
         """Raise `PlanError` where a law is broken; looks at what changed since the last check.

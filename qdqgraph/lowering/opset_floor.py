@@ -1,4 +1,4 @@
-"""Last steps on the protobuf: raise the opset as far as the Q/DQ need, no further."""
+"""The opset is raised as far as the Q/DQ need, no further, before they are inserted."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def needed_opset(plan: Plan) -> int:
     return needed
 
 
-def finish(graph: OnnxGraph, plan: Plan, opset: int | None) -> list[str]:
-    """Commit the edits and bring the model to the opset; returns notes on what changed form.
+def raise_for_plan(graph: OnnxGraph, plan: Plan, opset: int | None) -> OnnxGraph:
+    """The view, or a new one at the opset that the plan or the user needs; the plan follows.
 
     Raises `TargetError` when the user's `opset` is too low for the plan.
     """
@@ -33,8 +33,11 @@ def finish(graph: OnnxGraph, plan: Plan, opset: int | None) -> list[str]:
         raise TargetError(
             f"opset {opset} cannot express this plan", fix=f"give --opset {needed} or more, or leave it out"
         )
-    model = graph.commit()
     wanted = max(opset or 0, needed)
-    notes = raise_opset(model, wanted) if graph.opset < wanted else []
-    plan.notices.extend(notes)
-    return notes
+    if graph.opset >= wanted:
+        return graph
+    model = graph.commit()
+    plan.notices.extend(raise_opset(model, wanted))
+    raised = OnnxGraph(model, graph.folder)
+    plan.rebind(raised)
+    return raised

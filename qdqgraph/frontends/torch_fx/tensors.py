@@ -1,0 +1,85 @@
+"""Tensors a graph module holds: read as numpy arrays, stored as new buffers."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import fx
+
+from qdqgraph.graph.view import Array, Dim
+
+
+def held(module: torch.nn.Module, path: str) -> object:
+    """What a dotted path names: a parameter, a buffer, a submodule; None if nothing does."""
+    found: object = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """A copy on the CPU, bfloat16 as ml_dtypes has it."""
+    plain = tensor.detach().cpu().contiguous()
+    if plain.dtype == torch.bfloat16:
+        return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+    return plain.numpy().copy()
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """The reverse of `to_array`."""
+    plain = np.array(array, order="C")
+    if plain.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(plain.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(plain)
+
+
+def literal(raw: object, beside: str, role: str) -> Array:
+    """A number, or list of numbers, that stands in a call.
+
+    A single number takes part in arithmetic in the float type of the tensor `beside` it; what is
+    a position or count stays an integer.
+    """
+    array = np.asarray(raw)
+    counts = role in ("indices", "axes", "shape", "repeats")
+    if array.dtype.kind == "f" or (array.ndim == 0 and beside and not counts):
+        kind = ml_dtypes.bfloat16 if beside == "bfloat16" else np.dtype(beside or "float32")
+        return array.astype(kind)
+    return array
+
+
+def register(module: fx.GraphModule, hint: str, tensor: torch.Tensor) -> str:
+    """Store a buffer named after `hint`, beside what `hint` names if that exists; its path."""
+    parent, _, leaf = hint.rpartition(".")
+    owner = held(module, parent) if parent else module
+    if not isinstance(owner, torch.nn.Module):
+        owner, parent, leaf = module, "", hint
+    leaf = re.sub(r"\W", "_", leaf) or "constant"
+    name, number = leaf, 1
+    while hasattr(owner, name):
+        number += 1
+        name = f"{leaf}_{number}"
+    owner.register_buffer(name, tensor)
+    return f"{parent}.{name}" if parent else name
+
+
+def remove(module: fx.GraphModule, path: str) -> None:
+    """Forget the parameter or buffer of this path, if it is still there."""
+    parent, _, leaf = path.rpartition(".")
+    owner = held(module, parent) if parent else module
+    if isinstance(owner, torch.nn.Module) and hasattr(owner, leaf):
+        delattr(owner, leaf)
+
+
+def type_of_example(value: object) -> tuple[tuple[Dim, ...] | None, str | None]:
+    """Shape and dtype of an example value; symbolic dimensions as text."""
+    if isinstance(value, torch.Tensor):
+        shape = tuple(d if isinstance(d, int) else str(d) for d in cast("tuple[object, ...]", value.shape))
+        return shape, str(value.dtype).removeprefix("torch.")
+    for kind, name in ((torch.SymInt, "int64"), (torch.SymFloat, "float64"), (torch.SymBool, "bool")):
+        if isinstance(value, kind):
+            return (), name
+    return None, None

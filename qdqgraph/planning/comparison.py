@@ -1,0 +1,202 @@
+"""Two plans are the same when they quantize the same reads alike, whatever the nodes are called.
+
+A read is known by its structural print: operator, role, weight shape, and what the tensor was made
+of, back to the graph inputs. What only moves data or forwards it leaves no trace in a print, since
+frontends spell it differently (a roll is Slice and Concat in ONNX); reads of concats and pools are
+compared all the same. Reads with one print are numbered in topological order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from qdqgraph.graph.view import Edge, Graph, Node, Value
+from qdqgraph.graph.weights import output_axis, weight_edge
+from qdqgraph.planning.plan import Entry, Plan
+
+COMPARED_MOVERS = ("concat", "max_pool", "global_max_pool")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Read:
+    """One quantized read without names. `weight` is the reader's weight shape, outputs first."""
+
+    op: str
+    role: str
+    weight: tuple[int, ...]
+    print: str
+    number: int = 0
+
+    def __str__(self) -> str:
+        shape = f" {list(self.weight)}" if self.weight else ""
+        return f"{self.role} of {self.op}{shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparablePlan:
+    """A plan without names: settings by read, and the reads that share one scale.
+
+    `labels` tells the name of each read in its own graph and takes no part in `==`.
+    """
+
+    settings: Mapping[Read, str]
+    groups: frozenset[frozenset[Read]]
+    labels: Mapping[Read, str] = field(compare=False)
+
+
+def comparable(plan: Plan) -> ComparablePlan:
+    """The frontend-neutral form of a plan; equal forms mean the same quantization."""
+    prints = structural_prints(plan.graph)
+    entries = sorted(plan.entries.values(), key=lambda e: (e.edge.node.order, e.edge.index))
+    counts: dict[Read, int] = {}
+    settings: dict[Read, str] = {}
+    labels: dict[Read, str] = {}
+    groups: dict[str, set[Read]] = {}
+    for entry in entries:
+        node = entry.edge.node
+        if is_traceless(node) and node.op.name not in COMPARED_MOVERS:
+            continue
+        bare = _read(entry.edge, prints)
+        counts[bare] = counts.get(bare, -1) + 1
+        read = Read(bare.op, bare.role, bare.weight, bare.print, counts[bare])
+        settings[read] = _settings(entry)
+        labels[read] = str(entry.edge)
+        groups.setdefault(plan.group_of(entry.quantizer), set()).add(read)
+    return ComparablePlan(settings, frozenset(map(frozenset, groups.values())), labels)
+
+
+def difference(first: ComparablePlan, second: ComparablePlan) -> list[str]:
+    """What differs between two plans, a line each; empty when they are the same."""
+    lines: list[str] = []
+    for plan, other, word in ((first, second, "first"), (second, first, "second")):
+        lines += [
+            f"quantized only in the {word}: {read} ({plan.labels[read]})"
+            for read in sorted(plan.settings.keys() - other.settings.keys())
+        ]
+    common = first.settings.keys() & second.settings.keys()
+    for read in sorted(common):
+        a, b = first.settings[read], second.settings[read]
+        if a != b:
+            names = f"{first.labels[read]}, {second.labels[read]}"
+            lines.append(f"{read} ({names}): {a} in the first, {b} in the second")
+    for plan, other, word in ((first, second, "first"), (second, first, "second")):
+        known = {group & common for group in other.groups}
+        for group in sorted(plan.groups, key=sorted):
+            kept = group & common
+            if len(kept) > 1 and kept not in known:
+                names = ", ".join(plan.labels[read] for read in sorted(kept))
+                lines.append(f"share one scale only in the {word}: {names}")
+    return lines
+
+
+# ---------------------------------------------------------------------- reads
+def _read(edge: Edge, prints: Mapping[Value, str]) -> Read:
+    node = edge.node
+    weight = weight_edge(node)
+    role = edge.role
+    if weight is edge:
+        role = "weight"
+    elif node.op.weighted and weight is not None:
+        role = "x"
+    elif node.op.commutes or not node.op.roles:
+        role = "operand"
+    return Read(_kind(node), role, _weight_shape(node), _hash(prints[edge.value], *_inputs(node, prints)))
+
+
+def _settings(entry: Entry) -> str:
+    spec, edge = entry.quantizer.spec, entry.edge
+    along = spec.axis
+    if along is not None and edge is weight_edge(edge.node):
+        along = "outputs" if along == output_axis(edge.node, edge, _rank(edge.value)) else along
+    words = [
+        spec.dtype,
+        "symmetric" if spec.symmetric else "asymmetric",
+        f"per {spec.granularity}" + ("" if along is None else f" of {along}"),
+        *([f"blocks of {spec.block_size}"] if spec.block_size else []),
+        *(["narrow"] if spec.narrow else []),
+        *([spec.method] if spec.method else []),
+        spec.origin,
+        "moved" if entry.carried else "own pair",
+    ]
+    return ", ".join(words)
+
+
+# ---------------------------------------------------------------------- prints
+def structural_prints(graph: Graph) -> dict[Value, str]:
+    """A hash for each value of what it was computed from; equal for equal computations."""
+    prints: dict[Value, str] = {v: _hash("input", str(i)) for i, v in enumerate(graph.inputs)}
+    constant = _hash("constant")
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value is not None:
+                prints.setdefault(value, constant)
+        for number, output in enumerate(node.outputs):
+            prints[output] = _print(node, number, prints)
+    return prints
+
+
+def _print(node: Node, number: int, prints: Mapping[Value, str]) -> str:
+    """Of one output; biases, movers and forwarding nodes take the print of what they are given."""
+    if node.composite is not None and node is node.composite.nodes[0]:
+        return _hash(node.composite.kind.name, *_outer_inputs(node.composite.nodes, prints))
+    data = node.moved_edges[0] if is_traceless(node) and node.moved_edges else _biased(node)
+    if data is not None and node.op.name not in COMPARED_MOVERS:
+        return prints[data.value]
+    shape = "x".join(map(str, _weight_shape(node)))
+    return _hash(_kind(node), shape, str(number), *_inputs(node, prints))
+
+
+def is_traceless(node: Node) -> bool:
+    """True for what moves data or does nothing."""
+    return node.moves_data or node.op.forwards
+
+
+def _biased(node: Node) -> Edge | None:
+    """The read of the product in product + constant: the bias of a MatMul is an Add in ONNX."""
+    if node.op.name != "add" or len(node.inputs) < 2:
+        return None
+    for edge, other in (node.edges, node.edges[::-1]):
+        producer = edge.value.producer
+        if other.value.is_const and producer is not None and producer.op.weighted:
+            return edge
+    return None
+
+
+def _inputs(node: Node, prints: Mapping[Value, str]) -> list[str]:
+    """Prints of what varies, sorted where order does not matter."""
+    found = [prints[v] for v in node.inputs if v is not None and not v.is_const]
+    return sorted(found) if node.op.commutes else found
+
+
+def _outer_inputs(nodes: tuple[Node, ...], prints: Mapping[Value, str]) -> Iterable[str]:
+    inner = {output for node in nodes for output in node.outputs}
+    values = [v for node in reversed(nodes) for v in node.inputs if v is not None]
+    return [prints[v] for v in dict.fromkeys(values) if v not in inner and not v.is_const]
+
+
+def _kind(node: Node) -> str:
+    """The operator; one name for Gemm and a MatMul by a constant, and one for all without a row."""
+    if ":" in node.op.name:
+        return "unknown"
+    return "gemm" if node.op.name == "matmul" and weight_edge(node) else node.op.name
+
+
+def _weight_shape(node: Node) -> tuple[int, ...]:
+    edge = weight_edge(node)
+    if edge is None or edge.value.shape is None:
+        return ()
+    shape = [d if isinstance(d, int) else -1 for d in edge.value.shape]
+    if node.op.name in ("gemm", "matmul"):
+        axis = output_axis(node, edge, len(shape))
+        return tuple(shape) if axis is None else (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return tuple(shape)
+
+
+def _rank(value: Value) -> int:
+    return len(value.shape or ())
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,157 @@
+"""Float graphs of matrix products: gemms, MLPs, attention, layer norms."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from tests.oracle.micro_conv import Build, gelu
+from tests.oracle.net import Net, ints
+
+TOKENS, WIDTH = 128, 128
+Scaling = Literal["scores", "div", "q", "both"]
+
+
+def tokens(net: Net, width: int = WIDTH) -> str:
+    return net.input(1, TOKENS, width)
+
+
+def gemm(trans: int, inputs: int, outputs: int, batch: int) -> onnx.ModelProto:
+    net = Net()
+    x = net.input(batch, inputs)
+
+    def weight(a: int, b: int) -> str:
+        return net.weight(b, a) if trans else net.weight(a, b)
+
+    x = net.node("Gemm", x, weight(inputs, 128), net.weight(128), transB=trans)
+    return net.model(
+        net.node("Gemm", net.relu(x), weight(128, outputs), net.weight(outputs), transB=trans)
+    )
+
+
+def matmul(rank: int, bias: bool) -> onnx.ModelProto:
+    net = Net()
+    x = net.input(*[1] * (rank - 2), TOKENS, WIDTH)
+    return net.model(net.linear(net.relu(net.linear(x, WIDTH, WIDTH, bias=bias)), WIDTH, 96))
+
+
+def matmul_transposed_weight(stored: bool) -> onnx.ModelProto:
+    """Two MatMuls whose weights pass through a Transpose, or are stored as it would leave them."""
+    net = Net()
+    x = tokens(net)
+    for name in ("fc1", "fc2"):
+        weight = net.weight(WIDTH, WIDTH)
+        if not stored:
+            weight = net.node("Transpose", weight, perm=[1, 0])
+        x = net.relu(net.node("MatMul", x, weight, name=name))
+    return net.model(x)
+
+
+def mlp_residual(norm: bool) -> onnx.ModelProto:
+    net = Net(opset=17)
+    x = net.linear(tokens(net), WIDTH, WIDTH)
+    for _ in range(2):
+        y = layer_norm(net, x) if norm else x
+        y = net.linear(gelu(net, net.linear(y, WIDTH, WIDTH)), WIDTH, WIDTH)
+        x = net.node("Add", y, x)
+    return net.model(net.linear(x, WIDTH, WIDTH))
+
+
+def layer_norm(net: Net, x: str) -> str:
+    return net.node("LayerNormalization", x, net.weight(WIDTH), net.weight(WIDTH), axis=-1)
+
+
+def layer_norm_in_parts(net: Net, x: str) -> str:
+    centered = net.node("Sub", x, net.node("ReduceMean", x, axes=[-1]))
+    square = net.node("Pow", centered, net.constant(np.float32(2.0)))
+    spread = net.node("Add", net.node("ReduceMean", square, axes=[-1]), net.constant(1e-5))
+    normed = net.node("Div", centered, net.node("Sqrt", spread))
+    scaled = net.node("Mul", normed, net.weight(WIDTH))
+    return net.node("Add", scaled, net.weight(WIDTH))
+
+
+def normed(parts: bool) -> onnx.ModelProto:
+    net = Net()
+    x = net.linear(tokens(net), WIDTH, WIDTH)
+    x = layer_norm_in_parts(net, x) if parts else layer_norm(net, x)
+    return net.model(net.linear(x, WIDTH, WIDTH))
+
+
+def attention(
+    dtype: str = "float32",
+    dimension: int = 64,
+    scaling: Scaling = "scores",
+    mask: bool = False,
+    fused: bool = False,
+) -> onnx.ModelProto:
+    """One attention with its four projections; `fused` makes q, k and v of one product."""
+    net = Net(dtype, opset=19)
+    heads = 2
+    width = heads * dimension
+    x = tokens(net, width)
+    if fused:
+        joint = net.linear(x, width, 3 * width, name="qkv")
+        net.node("Split", joint, ints(net, [width] * 3), name="parts", outputs=3, axis=2)
+        sources = ["parts", "parts:1", "parts:2"]
+    else:
+        sources = [net.linear(x, width, width, name=f"{part}_fc") for part in "qkv"]
+    q, k, v = (
+        head_split(net, source, heads, dimension, part)
+        for part, source in zip("qkv", sources, strict=True)
+    )
+    factor = net.constant(np.float32(dimension**-0.5))
+    root = net.constant(np.float32(dimension**-0.25))
+    if scaling == "q":
+        q = net.node("Mul", q, factor, name="q_scaled")
+    if scaling == "both":
+        q = net.node("Mul", q, root, name="q_scaled")
+        k = net.node("Mul", k, root, name="k_scaled")
+    scores = net.node("MatMul", q, k, name="qk")
+    if scaling == "scores":
+        scores = net.node("Mul", scores, factor)
+    if scaling == "div":
+        scores = net.node("Div", scores, net.constant(np.float32(dimension**0.5)))
+    if mask:
+        allowed = np.tril(np.ones((TOKENS, TOKENS), np.float32))
+        scores = net.node("Add", scores, net.constant(np.where(allowed, 0.0, -1e4)))
+    weights = net.node("Softmax", scores, axis=-1, name="softmax")
+    mixed = net.node("MatMul", weights, v, name="pv")
+    back = net.node("Transpose", mixed, perm=[0, 2, 1, 3])
+    flat = net.node("Reshape", back, ints(net, [1, TOKENS, width]))
+    return net.model(net.linear(flat, width, width, name="out_fc"))
+
+
+def head_split(net: Net, x: str, heads: int, dimension: int, part: str) -> str:
+    apart = net.node("Reshape", x, ints(net, [1, TOKENS, heads, dimension]))
+    order = [0, 2, 3, 1] if part == "k" else [0, 2, 1, 3]
+    return net.node("Transpose", apart, perm=order, name=part)
+
+
+ROWS: dict[str, Build] = {
+    "gemm": partial(gemm, 0, 128, 128, 64),
+    "gemm-transB": partial(gemm, 1, 128, 128, 64),
+    "gemm-odd": partial(gemm, 1, 100, 37, 7),
+    "gemm-batch-1": partial(gemm, 1, 128, 128, 1),
+    "matmul-2d": partial(matmul, 2, True),
+    "matmul-3d": partial(matmul, 3, True),
+    "matmul-4d": partial(matmul, 4, True),
+    "matmul-no-bias": partial(matmul, 3, False),
+    "matmul-transposed-weight": partial(matmul_transposed_weight, False),
+    "mlp-residual": partial(mlp_residual, False),
+    "mlp-residual-norm": partial(mlp_residual, True),
+    "layer-norm": partial(normed, False),
+    "layer-norm-parts": partial(normed, True),
+    **{
+        f"attention-{kind}-{dimension}": partial(attention, dtype, dimension)
+        for kind, dtype in (("fp32", "float32"), ("fp16", "float16"))
+        for dimension in (32, 64, 80)
+    },
+    "attention-scale-q": partial(attention, scaling="q"),
+    "attention-scale-both": partial(attention, scaling="both"),
+    "attention-scale-div": partial(attention, scaling="div"),
+    "attention-mask": partial(attention, mask=True),
+    "attention-fused-qkv": partial(attention, fused=True),
+}
