@@ -28,6 +28,7 @@ from qdqgraph.lowering.insert import insert_plan
 from qdqgraph.lowering.opset_floor import raise_for_plan
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.context import Context
+from qdqgraph.pipeline.options import add_pass
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.presets import preset
 from qdqgraph.pipeline.targets import Dialect, TargetName, parse_version
@@ -84,6 +85,7 @@ def plan(
     chosen = pipeline or preset(target)
     made = ModelPlan(model, chosen, parse_version(trt_version))
     chosen.run(made.context, ("tidy",))
+    model.graph = made.context.graph
     _refuse_custom(made)
     chosen.run(made.context, PLACEMENT)
     return made
@@ -100,6 +102,26 @@ def replay_plan(source: Source, data: Mapping[str, Any], *, trt_version: str = "
     chosen.run(made.context, ("tidy",))
     made.author = "plan-in"
     replay(made, data)
+    return made
+
+
+def tidy(source: Source, passes: Sequence[str] = (), *, target: str = "tensorrt") -> ModelPlan:
+    """Run tidy passes only: those named, in that order, or all of the preset. Plans nothing."""
+    model = open_model(source)
+    base = preset(target)
+    if passes:
+        empty = Pipeline((), base.target)
+        for item in passes:
+            empty = add_pass(empty, item)
+        wrong = [item.name for item in empty if item.stage != "tidy"]
+        if wrong:
+            raise UsageError(
+                f"{wrong[0]} decides about quantizers, which rewriting does not", fix="use quantize"
+            )
+        base = empty
+    made = ModelPlan(model, base, parse_version("10"))
+    base.run(made.context, ("tidy",))
+    model.graph = made.context.graph
     return made
 
 

@@ -27,11 +27,14 @@ class Model:
     """An ONNX model opened for rewriting. Make one with `qdqgraph.open`.
 
     `graph` is the view; `loaded` is the file behind it, None for a model given in memory.
+    `unverified` names, after saving, the operators that onnxruntime could not check.
     """
 
     def __init__(self, proto: onnx.ModelProto, loaded: LoadedModel | None = None) -> None:
         self.loaded = loaded
         self.interface = _interface(proto)
+        self.unverified: tuple[str, ...] = ()
+        self.bytes_before = _file_bytes(loaded) if loaded else proto.ByteSize()
         inline_functions(proto)
         self.graph = OnnxGraph(proto, loaded.base_dir if loaded else None)
 
@@ -84,7 +87,9 @@ class Model:
             path = self.loaded.path
 
         def check(written: Path) -> None:
-            verify_file(written, level="fast" if verify == "fast" else "full", io_of=self.interface)
+            level = "fast" if verify == "fast" else "full"
+            report = verify_file(written, level=level, io_of=self.interface)
+            self.unverified = tuple(f"{op} x {count}" for op, count in report.unverified_ops)
 
         return save_model(
             self.proto,
@@ -116,6 +121,18 @@ def open_model(source: object) -> Model:
     raise ModelLoadError(
         f"cannot open a {type(source).__name__}", fix="give a path, an onnx.ModelProto or a gs.Graph"
     )
+
+
+def _file_bytes(loaded: LoadedModel) -> int:
+    """Size of the model file and its external data, each data file once."""
+    names = {
+        entry.value
+        for tensor in loaded.model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = [loaded.real_path, *(loaded.base_dir / name for name in names)]
+    return sum(path.stat().st_size for path in files if path.exists())
 
 
 def _interface(proto: onnx.ModelProto) -> onnx.ModelProto:

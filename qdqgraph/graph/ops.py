@@ -254,6 +254,7 @@ TABLE: tuple[Op, ...] = (
         ("x", "split"),
         _M,
     ),
+    Op("unbind", (), ("unbind.int: x axis",), traits=_M),
     Op("pad", ("Pad",), ("pad.default: x pads mode value", "constant_pad_nd.default: x pads value"), ("x", "pads", "value"), _M, moves_when=_pads_with_own_values_or_zero),
     Op(
         "resize",
@@ -311,7 +312,7 @@ TABLE: tuple[Op, ...] = (
     Op("gru", ("GRU",), ("gru.input: x",), ("x", "weight", "recurrence", "bias")),
     Op("cast", ("Cast",), ("to.dtype: x dtype",)),
     Op("constant", ("Constant",), (), ()),
-    Op("shape", ("Shape",), ()),
+    Op("shape", ("Shape",), ("sym_size.int: x axis",)),
     Op("quantize", ("QuantizeLinear",), (), ("x", "scale", "zero_point")),
     Op("dequantize", ("DequantizeLinear",), (), ("x", "scale", "zero_point")),
 )

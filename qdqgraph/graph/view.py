@@ -81,6 +81,11 @@ class Value:
         return self.dtype in (None, "float32", "float16", "bfloat16", "float64")
 
     @property
+    def data_uses(self) -> list[Edge]:
+        """The reads of the contents: all but those that ask for the shape only."""
+        return [edge for edge in self.uses if edge.node.op.name != "shape"]
+
+    @property
     def only_use(self) -> Edge | None:
         """The single read of this value, or None if there are more, or the graph returns it."""
         return self.uses[0] if len(self.uses) == 1 and not self.is_output else None

@@ -140,7 +140,7 @@ def structural_prints(graph: Graph) -> dict[Value, str]:
 def _print(node: Node, number: int, prints: Mapping[Value, str]) -> str:
     """Of one output; biases, movers and forwarding nodes take the print of what they are given."""
     if node.composite is not None and node is node.composite.nodes[0]:
-        return _hash(node.composite.kind.name, *_outer_inputs(node.composite.nodes, prints))
+        return _hash(node.composite.kind.name, "", "0", *_outer_inputs(node.composite.nodes, prints))
     data = node.moved_edges[0] if is_traceless(node) and node.moved_edges else _biased(node)
     if data is not None and node.op.name not in COMPARED_MOVERS:
         return prints[data.value]

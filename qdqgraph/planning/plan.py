@@ -178,21 +178,19 @@ class Plan:
         return entry.quantizer if entry else None
 
     def all_planned(self, value: Value) -> bool:
-        """True when every read of `value` is quantized, and there is at least one."""
-        return (
-            bool(value.uses)
-            and not value.is_output
-            and all(edge in self.entries for edge in value.uses)
-        )
+        """True when every read of the contents is quantized, and there is at least one."""
+        reads = value.data_uses
+        return bool(reads) and not value.is_output and all(edge in self.entries for edge in reads)
 
     def read_quantized(self, value: Value) -> bool:
         """As `all_planned`, looking through operators that move data (their Q rises, rules.md I4)."""
         pending, seen = [value], {value}
         while pending:
             current = pending.pop()
-            if current.is_output or not current.uses:
+            reads = current.data_uses
+            if current.is_output or not reads:
                 return False
-            for edge in current.uses:
+            for edge in reads:
                 if edge in self.entries or edge.node.op.name == "quantize":
                     continue
                 if edge in self.vetoes or edge.index == CAPTURED or not edge.node.moves_data:

@@ -126,7 +126,7 @@ class OnnxGraph(Graph):
 
     def type_of(self, value: Value) -> Type:
         if self._types is None:
-            self._types = infer_types(self.model)
+            self._types = infer_types(self.commit())
         return self._types.get(value.name, UNKNOWN)
 
     def external_tensor(self, value: Value) -> onnx.TensorProto | None:

@@ -1,0 +1,1 @@
+"""The command line: `qdqgraph quantize | rewrite | plan | passes | demo`."""

@@ -1,0 +1,1 @@
+"""What people look at: summaries of plans and results, as text."""
