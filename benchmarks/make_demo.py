@@ -103,8 +103,9 @@ class DigitsCnn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.block2(self.block1(F.relu(self.stem(x))))
-        y = self.depthwise(self.pool(self.mixed(y)))
-        y = F.relu(self.pointwise(y * torch.sigmoid(y)))
+        y = F.relu(self.depthwise(self.pool(self.mixed(y))))
+        y = self.pointwise(y)
+        y = y * torch.sigmoid(y)
         return self.head(y.mean((2, 3)))
 
 
@@ -219,9 +220,9 @@ def to_onnx(net: DigitsCnn) -> onnx.ModelProto:
     y = w.relu(w.conv_bn("images", "stem.conv", "stem.bn"), "stem.relu")
     y = w.residual(w.residual(y, "block1"), "block2")
     y = w.max_pool(w.mixed(y), "pool")
-    y = w.conv_bn(y, "depthwise.conv", "depthwise.bn")
+    y = w.relu(w.conv_bn(y, "depthwise.conv", "depthwise.bn"), "depthwise.relu")
+    y = w.conv_bn(y, "pointwise.conv", "pointwise.bn")
     y = w.node("Mul", "silu.mul", [y, w.node("Sigmoid", "silu.sigmoid", [y])])
-    y = w.relu(w.conv_bn(y, "pointwise.conv", "pointwise.bn"), "pointwise.relu")
     y = w.node("Flatten", "flatten", [w.node("GlobalAveragePool", "gap", [y])], {"axis": 1})
     head = [w.weight("head.weight", net.head.weight), w.weight("head.bias", net.head.bias)]
     w.node("Gemm", "head", [y, *head], {"transB": 1})

@@ -22,8 +22,8 @@ class Output:
         self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
-        """One line of plain text; names in it are shown as they are."""
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        """Plain text; names in it are shown as they are, control characters escaped."""
+        shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
         self.console.print(f"[{style}]{escape(shown)}[/]" if style else escape(shown))
 
     def result(self, data: dict[str, Any]) -> None:

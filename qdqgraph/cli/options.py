@@ -83,7 +83,7 @@ placement_options = _gather(
         click.option("--include", multiple=True, metavar="PAT", help="Quantize even where the target's table says float."),
         click.option("--share", multiple=True, metavar="A,B,..", help="One scale for these; a member ending in ! gives its range."),
         click.option("--unshare", multiple=True, metavar="NAME", help="A scale of its own for this one."),
-        click.option("--residual", type=click.Choice(["skip", "both", "none"]), default="", help="Policy for residual adds; default: the target's."),
+        click.option("--residual", type=click.Choice(["skip", "both", "none"]), help="Policy for residual adds; default: the target's."),
         click.option("--residual-at", multiple=True, metavar="PAT=POLICY", help="Policy for the adds that PAT names."),
         click.option("--set", "settings", multiple=True, metavar="PAT=OPTIONS", help="Per quantizer: bits, granularity, method, symmetric. The last match wins."),
         click.option("--pass", "passes", multiple=True, metavar="PASS", help="Add or change a pass: name{option=value} or package.module:name."),

@@ -254,6 +254,7 @@ TABLE: tuple[Op, ...] = (
         ("x", "split"),
         _M,
     ),
+    Op("roll", (), ("roll.default: x shifts axes",), traits=_R),
     Op("unbind", (), ("unbind.int: x axis",), traits=_M),
     Op("pad", ("Pad",), ("pad.default: x pads mode value", "constant_pad_nd.default: x pads value"), ("x", "pads", "value"), _M, moves_when=_pads_with_own_values_or_zero),
     Op(

@@ -65,6 +65,10 @@ class Value:
             self._const = array
         return array
 
+    def forget(self) -> None:
+        """Drop the cached contents: the constant has changed."""
+        self._const = None
+
     @property
     def shape(self) -> tuple[Dim, ...] | None:
         """Dimensions (an int, a symbol, or None for unknown); None when the rank is unknown."""
@@ -269,6 +273,10 @@ class Graph(ABC):
     @abstractmethod
     def set_input(self, edge: Edge, value: Value) -> None:
         """Let this read take `value` from now on."""
+
+    def set_constant(self, edge: Edge, array: Array) -> None:
+        """Give this read a constant with these contents; under the old name where it is free."""
+        self.set_input(edge, self.add_constant(edge.value.name, array))
 
     @abstractmethod
     def add_input(self, node: Node, value: Value) -> None:

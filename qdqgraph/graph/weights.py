@@ -79,10 +79,10 @@ def scale_outputs(node: Node, weight: Array, factor: Array) -> Array:
 
 def set_parameters(graph: Graph, node: Node, weight: Array, bias: Array) -> None:
     """Give a product with roles x, weight, bias a new weight and bias [channels]."""
-    hint = node.inputs[1].name if node.inputs[1] is not None else node.name
-    graph.set_input(node.edges[1], graph.add_constant(f"{hint}_folded", weight))
-    value = graph.add_constant(f"{hint}_folded_bias", bias)
+    name = node.edges[1].value.name
+    graph.set_constant(node.edges[1], weight)
     if node["bias"] is not None:
-        graph.set_input(node.edge("bias"), value)
+        graph.set_constant(node.edge("bias"), bias)
     else:
-        graph.add_input(node, value)
+        stem = name[: -len("weight")] if name.endswith("weight") else f"{name}_"
+        graph.add_input(node, graph.add_constant(f"{stem}bias", bias))

@@ -33,7 +33,7 @@ class Placement:
     include: Sequence[str] = ()
     share: Sequence[str] = ()
     unshare: Sequence[str] = ()
-    residual: str = ""
+    residual: str | None = None
     residual_at: Sequence[str] = ()
     settings: Sequence[str] = ()
     passes: Sequence[str] = ()

@@ -2,8 +2,9 @@
 
 A read is known by its structural print: operator, role, weight shape, and what the tensor was made
 of, back to the graph inputs. What only moves data or forwards it leaves no trace in a print, since
-frontends spell it differently (a roll is Slice and Concat in ONNX); reads of concats and pools are
-compared all the same. Reads with one print are numbered in topological order.
+frontends spell it differently (a roll is Slices of one tensor and a Concat in ONNX), and neither do
+constants, sizes and biases. Reads of pools and of concats of several tensors are compared all the
+same. Reads with one print are numbered in topological order.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from qdqgraph.graph.view import Edge, Graph, Node, Value
+from qdqgraph.graph.view import Composite, Edge, Graph, Node, Value
 from qdqgraph.graph.weights import output_axis, weight_edge
 from qdqgraph.planning.plan import Entry, Plan
 
-COMPARED_MOVERS = ("concat", "max_pool", "global_max_pool")
+CONSTANT = "constant"
+POOLS = ("max_pool", "global_max_pool")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +58,7 @@ def comparable(plan: Plan) -> ComparablePlan:
     groups: dict[str, set[Read]] = {}
     for entry in entries:
         node = entry.edge.node
-        if is_traceless(node) and node.op.name not in COMPARED_MOVERS:
+        if is_traceless(node, prints):
             continue
         bare = _read(entry.edge, prints)
         counts[bare] = counts.get(bare, -1) + 1
@@ -127,30 +129,34 @@ def _settings(entry: Entry) -> str:
 def structural_prints(graph: Graph) -> dict[Value, str]:
     """A hash for each value of what it was computed from; equal for equal computations."""
     prints: dict[Value, str] = {v: _hash("input", str(i)) for i, v in enumerate(graph.inputs)}
-    constant = _hash("constant")
     for node in graph.nodes:
         for value in node.inputs:
             if value is not None:
-                prints.setdefault(value, constant)
+                prints.setdefault(value, CONSTANT)
         for number, output in enumerate(node.outputs):
             prints[output] = _print(node, number, prints)
     return prints
 
 
 def _print(node: Node, number: int, prints: Mapping[Value, str]) -> str:
-    """Of one output; biases, movers and forwarding nodes take the print of what they are given."""
+    """Of one output; traceless nodes and biases take the print of what they are given."""
     if node.composite is not None and node is node.composite.nodes[0]:
-        return _hash(node.composite.kind.name, "", "0", *_outer_inputs(node.composite.nodes, prints))
-    data = node.moved_edges[0] if is_traceless(node) and node.moved_edges else _biased(node)
-    if data is not None and node.op.name not in COMPARED_MOVERS:
+        return _hash(node.composite.kind.name, "", "0", *_outer_inputs(node.composite, prints))
+    inputs = _inputs(node, prints)
+    if node.op.name == "shape" or not inputs:
+        return CONSTANT
+    data = node.moved_edges[0] if is_traceless(node, prints) else _biased(node)
+    if data is not None:
         return prints[data.value]
     shape = "x".join(map(str, _weight_shape(node)))
-    return _hash(_kind(node), shape, str(number), *_inputs(node, prints))
+    return _hash(_kind(node), shape, str(number), *inputs)
 
 
-def is_traceless(node: Node) -> bool:
-    """True for what moves data or does nothing."""
-    return node.moves_data or node.op.forwards
+def is_traceless(node: Node, prints: Mapping[Value, str]) -> bool:
+    """True for what moves the data of one tensor or does nothing, pools aside."""
+    if not (node.moves_data or node.op.forwards) or not node.moved_edges or node.op.name in POOLS:
+        return False
+    return len({prints[edge.value] for edge in node.moved_edges}) == 1
 
 
 def _biased(node: Node) -> Edge | None:
@@ -166,14 +172,24 @@ def _biased(node: Node) -> Edge | None:
 
 def _inputs(node: Node, prints: Mapping[Value, str]) -> list[str]:
     """Prints of what varies, sorted where order does not matter."""
-    found = [prints[v] for v in node.inputs if v is not None and not v.is_const]
+    found = [prints[v] for v in node.inputs if v is not None]
+    found = [item for item in found if item != CONSTANT]
     return sorted(found) if node.op.commutes else found
 
 
-def _outer_inputs(nodes: tuple[Node, ...], prints: Mapping[Value, str]) -> Iterable[str]:
+def _outer_inputs(composite: Composite, prints: Mapping[Value, str]) -> Iterable[str]:
+    """Of what a composite reads. Attention may have its scale in front of q and k, or inside."""
+    nodes = composite.nodes[::-1]
     inner = {output for node in nodes for output in node.outputs}
-    values = [v for node in reversed(nodes) for v in node.inputs if v is not None]
-    return [prints[v] for v in dict.fromkeys(values) if v not in inner and not v.is_const]
+    for value in dict.fromkeys(v for node in nodes for v in node.inputs if v is not None):
+        if value in inner or prints[value] == CONSTANT:
+            continue
+        producer = value.producer
+        if composite.kind.name == "attention" and producer and producer.op.name in ("mul", "div"):
+            scaled = _inputs(producer, prints)
+            yield scaled[0] if len(scaled) == 1 else prints[value]
+        else:
+            yield prints[value]
 
 
 def _kind(node: Node) -> str:

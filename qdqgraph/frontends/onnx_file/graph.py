@@ -21,7 +21,7 @@ from qdqgraph.frontends.onnx_file.reading import (
     label,
     sorted_nodes,
 )
-from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, infer_types
+from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_types
 from qdqgraph.graph.ops import BY_NAME, BY_ONNX, Op, unknown_op
 from qdqgraph.graph.view import CAPTURED, Array, Attribute, Edge, Graph, Node, Value
 from qdqgraph.lowering.external import ExternalPayload, tensor_array
@@ -151,8 +151,6 @@ class OnnxGraph(Graph):
         self._tensors[tensor.name] = tensor
         self._new_tensors.append(tensor)
         if self._types is not None:
-            from qdqgraph.frontends.onnx_file.types import dtype_name
-
             self._types[tensor.name] = (tuple(tensor.dims), dtype_name(tensor.data_type))
         value = self.values[tensor.name] = Value(self, tensor.name, is_const=True)
         return value
@@ -162,6 +160,18 @@ class OnnxGraph(Graph):
         proto_of(edge.node).input[edge.index] = value.name
         self._record(f"{edge} reads {value.name} instead of {old.name}")
         self._drop_if_unread(old)
+
+    def set_constant(self, edge: Edge, array: Array) -> None:
+        value = edge.value
+        tensor = self._tensors.get(value.name)
+        if tensor is None or value.only_use is not edge or value.is_output:
+            super().set_constant(edge, array)
+            return
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(array, order="C"), value.name))
+        value.forget()
+        if self._types is not None:
+            self._types[value.name] = (tuple(tensor.dims), dtype_name(tensor.data_type))
+        self._record(f"{value.name} has new contents")
 
     def set_inputs(self, edges: Sequence[Edge], value: Value, *, keep: bool = False) -> None:
         """`set_input` for several reads of one value, in time linear in its reads.
