@@ -28,8 +28,9 @@ def configure(
 ) -> None:
     """Change the spec of each named quantizer."""
     shown = ",".join(
-        f"{key}={value}" for key, value in
-        (("bits", bits), ("granularity", granularity), ("method", method)) if value
+        f"{key}={value}"
+        for key, value in (("bits", bits), ("granularity", granularity), ("method", method))
+        if value
     )
     for edge in ctx.names.edges(pattern):
         quantizer = ctx.plan.quantizer_on(edge)

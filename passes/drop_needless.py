@@ -1,6 +1,6 @@
 """No quantizer is left that brings no int8 work.
 
-A pair with no int8 reader runs as a fake-quantize: pure cost (rules.md 4.6). A product needs its
+A pair with no int8 reader runs as a fake-quantize: pure cost (engine dumps). A product needs its
 activation *and* its weight in int8: with one of the two it runs in float and the pair is dropped.
 """
 

@@ -3,7 +3,7 @@
     weight' = weight · s     bias' = (bias − mean) · s + beta     s = gamma / √(var + ε)
 
 TensorRT fuses most of these itself, after quantization. It does not behind a ConvTranspose, and
-not where the batch norm's parameters pass through an Identity (rules.md 4.1); folding first is
+not where the batch norm's parameters pass through an Identity (an Orin engine log shows it); folding first is
 equally fusable everywhere, and the weight's per-channel range is then the one that runs.
 """
 
@@ -49,6 +49,8 @@ def affine_map(norm: Node, m: Match) -> tuple[Array, Array]:
         raise Skip("batch norm is in training mode: its statistics still move")
     if any(output.uses or output.is_output for output in norm.outputs[1:]):
         raise Skip("the running statistics of this batch norm are read")
-    gamma, beta, mean, var = (m.array(k).astype(np.float64) for k in ("gamma", "beta", "mean", "var"))
+    gamma, beta, mean, var = (
+        m.array(k).astype(np.float64) for k in ("gamma", "beta", "mean", "var")
+    )
     scale = gamma / np.sqrt(var + norm.float("epsilon", 1e-5))
     return scale, beta - mean * scale

@@ -26,7 +26,9 @@ def fold_batch_norm_before_conv(ctx: Context, m: Match) -> None:
     norm, conv = m.node("norm"), m.node("conv")
     scale, shift = affine_map(norm, m)
     pads = conv.ints("pads")
-    if np.any(shift) and (conv.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(pads or ())):
+    if np.any(shift) and (
+        conv.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(pads or ())
+    ):
         raise Skip("the conv pads, and its zeros would stand for the batch norm's shift")
     weight = m.array("weight")
     groups = max(1, conv.int("group", 1))
@@ -36,6 +38,8 @@ def fold_batch_norm_before_conv(ctx: Context, m: Match) -> None:
     added = (blocks * shift.reshape(by_group)).sum(axis=(2, 3)).reshape(-1)
     bias = m.array("bias").astype(np.float64) if m.has("bias") else np.zeros(outputs)
     folded = (blocks * scale.reshape(by_group)).reshape(weight.shape)
-    set_parameters(ctx.graph, conv, folded.astype(weight.dtype), (bias + added).astype(weight.dtype))
+    set_parameters(
+        ctx.graph, conv, folded.astype(weight.dtype), (bias + added).astype(weight.dtype)
+    )
     ctx.graph.set_input(conv.edge("x"), m.value("x"))
     ctx.graph.erase(norm)

@@ -2,7 +2,7 @@
 
 Exporters route weights through such nodes (a Transpose in front of MatMul, an Identity where equal
 batch-norm parameters were merged). TensorRT does not fuse a batch norm whose parameters pass
-through an Identity: the conv then writes float (orin-yolo dump, rules.md 4.1). A weight resolved
+through an Identity: the conv then writes float (seen in an Orin engine dump, TensorRT 8.5). A weight resolved
 here is quantized on the axis it has in front of the operator that reads it.
 """
 
@@ -69,9 +69,13 @@ def fold_constants(ctx: Context) -> None:
             continue
         if node.output.is_output or any(edge.index < 0 for edge in node.output.uses):
             continue
+        if any(other.uses or other.is_output for other in node.outputs[1:]):
+            continue
         array = source.const
         folded = None if array is None else evaluate(node, array)
         if folded is not None and node.output.uses:
             same = folded is array
-            ctx.graph.replace(node.output, source if same else ctx.graph.add_constant(source.name, folded))
+            ctx.graph.replace(
+                node.output, source if same else ctx.graph.add_constant(source.name, folded)
+            )
             ctx.graph.erase(node)

@@ -2,7 +2,7 @@
 
 Where concats feed a batch norm that does not fold (DenseNet), TensorRT-RTX copies and reads the
 growing trunk in float; with a pair on every feature, once, where it is made, it moves 25 % fewer
-bytes (rtx-compiler.md section 4: 2866 against 3822 KiB). Equal scales are not needed: the batch
+bytes (compiler plans: 2866 against 3822 KiB). Equal scales are not needed: the batch
 norm reads floats. Classic TensorRT leaves a concat of floats alone.
 """
 
@@ -21,7 +21,11 @@ def place_features(ctx: Context, *, enabled: bool = True) -> None:
     if not enabled:
         return
     for node in ctx.nodes():
-        if node.op.name != "concat" or ctx.plan.read_quantized(node.output) or not _feeds_int8(ctx, node):
+        if (
+            node.op.name != "concat"
+            or ctx.plan.read_quantized(node.output)
+            or not _feeds_int8(ctx, node)
+        ):
             continue
         for edge in node.moved_edges:
             if not edge.value.is_const:
@@ -33,6 +37,8 @@ def _feeds_int8(ctx: Context, concat: Node) -> bool:
         if edge.index >= 0:
             for reader in end_of_chain(edge.node.output).uses:
                 pools = reader.index >= 0 and Trait.AVERAGES in reader.node.op.traits
-                if reader in ctx.plan.entries or (pools and ctx.plan.read_quantized(reader.node.output)):
+                if reader in ctx.plan.entries or (
+                    pools and ctx.plan.read_quantized(reader.node.output)
+                ):
                     return True
     return False

@@ -1,7 +1,7 @@
 """pool → Q  becomes  Q → DQ → pool → Q, for pools that average.
 
 An average does not commute with Q, and an operator with int8 input runs in int8 only if its output
-is quantized too (rules.md I5): DQ → pool → Q gives int8 pooling with independent scales; a float
+is quantized too (TensorRT developer guide, Q/DQ): DQ → pool → Q gives int8 pooling with independent scales; a float
 pool costs a reformat behind it. The pair behind comes from the pool's readers.
 
 TensorRT-RTX has an int8 kernel for 3×3 windows only (S9), but with a pair in front the trunk before
@@ -20,10 +20,16 @@ from qdqgraph.pipeline.passes import sweep
 
 
 @sweep(stage="place")
-def place_pools(ctx: Context, *, average: Literal["around", "windows", "behind"] = "around") -> None:
+def place_pools(
+    ctx: Context, *, average: Literal["around", "windows", "behind"] = "around"
+) -> None:
     """Quantize the input of each averaging pool whose output is read in int8."""
     for node in ctx.reversed_nodes():
-        if Trait.AVERAGES not in node.op.traits or node.composite is not None or not ctx.settle(node):
+        if (
+            Trait.AVERAGES not in node.op.traits
+            or node.composite is not None
+            or not ctx.settle(node)
+        ):
             continue
         if not _over_pixels(node):
             ctx.plan.leave_float(node, "averages something else than pixels")
@@ -41,8 +47,9 @@ def _over_pixels(node: Node) -> bool:
         return True
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     given = node["axes"]
-    axes = given.const.tolist() if given is not None and given.const is not None else node.ints("axes")
+    axes = (
+        given.const.tolist() if given is not None and given.const is not None else node.ints("axes")
+    )
     if shape is None or axes is None or len(shape) < 4:
         return False
     return {axis % len(shape) for axis in axes} == set(range(2, len(shape)))
-

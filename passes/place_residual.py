@@ -1,7 +1,7 @@
 """shortcut → Add ← conv  becomes  shortcut → Q → DQ → Add ← conv.
 
 TensorRT computes conv + Add + activation in one int8 layer if the shortcut comes from a DQ, nothing
-stands between conv and Add, and every reader behind is quantized (rules.md I1-I3, 68 of 68 fused
+stands between conv and Add, and every reader behind is quantized (engine dumps of TensorRT 8.2 to 8.5: 68 of 68 fused
 convs in seven engines). Policy `skip` does that. `both` quantizes both operands, a layer of its own
 for the Add, with one scale for operands and output if `together`; `none` leaves the Add alone.
 
@@ -58,7 +58,9 @@ def _place(
         return f"a reader of {result.name} stays float, so the sum is written in float"
     edges = node.edges[:2]
     if policy == "both":
-        made = [ctx.plan.quantize(edge, reason="policy both: an int8 Add of its own") for edge in edges]
+        made = [
+            ctx.plan.quantize(edge, reason="policy both: an int8 Add of its own") for edge in edges
+        ]
         if together:
             readers = [ctx.plan.quantizer_on(edge) for edge in result.uses]
             _together(ctx, [q for q in (*made, *readers) if q is not None])
@@ -76,8 +78,12 @@ def _place(
     for edge in edges:
         if edge is not chosen:
             name = product.node.name if product else chosen.value.name
-            ctx.plan.quantize(edge, reason=f"shortcut of a residual; {name} stays fused with the Add")
-            ctx.plan.leave_float(node, f"{chosen.role} stays bare: {name} is computed in one layer with it")
+            ctx.plan.quantize(
+                edge, reason=f"shortcut of a residual; {name} stays fused with the Add"
+            )
+            ctx.plan.leave_float(
+                node, f"{chosen.role} stays bare: {name} is computed in one layer with it"
+            )
     return None
 
 
@@ -92,7 +98,11 @@ def _together(ctx: Context, quantizers: list[Quantizer]) -> None:
 
 def _fused(edges: list[Edge], through: str) -> Edge | None:
     """The read whose product is computed in one layer with the Add."""
-    candidates = [(edge, p) for edge in edges if (p := product_behind(edge.value)) and _fuses(p, edge, through)]
+    candidates = [
+        (edge, p)
+        for edge in edges
+        if (p := product_behind(edge.value)) and _fuses(p, edge, through)
+    ]
     if len(candidates) < 2:
         return candidates[0][0] if candidates else None
     counts = products_to_fork(edges[0].value, edges[1].value)
@@ -127,6 +137,6 @@ def why_no_residual(node: Node) -> str | None:
 
 def _same_shape(a: tuple[object, ...], b: tuple[object, ...]) -> bool:
     known = zip(a, b, strict=False)
-    return len(a) == len(b) and all(x == y or not isinstance(x, int) or not isinstance(y, int) for x, y in known)
-
-
+    return len(a) == len(b) and all(
+        x == y or not isinstance(x, int) or not isinstance(y, int) for x, y in known
+    )

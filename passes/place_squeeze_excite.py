@@ -2,7 +2,7 @@
 
 The engine dump that does has one pair on x for bypass and pool, one behind the pool, one on the
 gate *before* the sigmoid and one behind the Mul; with the bypass in float the Mul is a float layer
-and its Q stands alone (se-block-int8 against se-block-float-bypass, rules.md 4.4). TensorRT-RTX
+and its Q stands alone (both seen in TensorRT 8 engine dumps). TensorRT-RTX
 makes the same plan with or without them, so the pass is off there.
 """
 
@@ -32,7 +32,9 @@ def place_squeeze_excite(ctx: Context, m: Match, *, enabled: bool = True) -> Non
         raise Skip("a reader of the squeeze-excite block stays float")
     bypass = next(edge for edge in x.uses if edge.node is mul)
     ctx.plan.quantize(bypass, reason="bypass of a squeeze-excite block")
-    ctx.plan.quantize(m.node("sigmoid").edges[0], reason="gate of a squeeze-excite block, before the sigmoid")
+    ctx.plan.quantize(
+        m.node("sigmoid").edges[0], reason="gate of a squeeze-excite block, before the sigmoid"
+    )
 
 
 def squeezes(gate: Value, x: Value) -> bool:

@@ -1,14 +1,14 @@
 """x → conv  becomes  x → Q → DQ → conv, and the weight gets one scale per output channel.
 
-With a DQ on activation *and* weight a conv, Gemm or MatMul runs in int8 (rules.md I1); with one of
+With a DQ on activation *and* weight a conv, Gemm or MatMul runs in int8 (TensorRT#2383); with one of
 the two it runs in float and pays for the other. The activation is quantized per tensor: TensorRT
 refuses per-channel activations. The weight's axis is the one along output channels in the form at
-hand; a scale along the contraction makes the product float (rtx-compiler.md section 5).
+hand; a scale along the contraction makes the product float (seen in TensorRT-RTX plans).
 
 `depthwise`: TensorRT-RTX expands depthwise weights four times, so float is faster there; classic
 TensorRT has int8 depthwise kernels, but none that takes SiLU, hard-swish or GELU as an epilogue:
-without FP16 the build *fails* (rules.md I8). `small`: with fewer than 16 channels an int8 tensor
-core pads; `rule` is the predicate of rules.md 4.1. `transposed`: never int8 under TensorRT-RTX.
+without FP16 the build *fails* (TensorRT#3385). `small`: with fewer than 16 channels an int8 tensor
+core pads; `rule` keeps the cases that NVIDIA's ModelOpt keeps. `transposed`: never int8 under TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def place_weighted(
         if not node.op.weighted or not ctx.settle(node):
             continue
         weight = weight_edge(node)
+        if weight is None and node.composite is not None:
+            continue
         reason = _why_float(node, weight)
         if reason is None and weight is not None and node not in ctx.plan.forced:
             reason = _why_not_here(node, weight, depthwise, small, transposed)
@@ -81,13 +83,19 @@ def _why_float(node: Node, weight: Edge | None) -> str | None:
     return None
 
 
-def _why_not_here(node: Node, weight: Edge, depthwise: str, small: str, transposed: str) -> str | None:
+def _why_not_here(
+    node: Node, weight: Edge, depthwise: str, small: str, transposed: str
+) -> str | None:
     if node.op.name not in ("conv", "conv_transpose"):
         return None
     shape = tuple(int(d or 0) for d in weight.value.shape or ())
     groups, per_group, outputs = channels_per_group(node, shape)
     if node.op.name == "conv_transpose":
-        return "transposed convolutions do not run in int8 on this target" if transposed == "float" else None
+        return (
+            "transposed convolutions do not run in int8 on this target"
+            if transposed == "float"
+            else None
+        )
     if is_depthwise(node, shape):
         if depthwise == "float":
             return "depthwise convolutions are faster in float on this target"
@@ -104,7 +112,9 @@ def _why_not_here(node: Node, weight: Edge, depthwise: str, small: str, transpos
     return f"{inputs} input and {outputs} output channels are too few for int8 to pay"
 
 
-def _small_is_worth_it(node: Node, shape: tuple[int, ...], groups: int, inputs: int, outputs: int) -> bool:
+def _small_is_worth_it(
+    node: Node, shape: tuple[int, ...], groups: int, inputs: int, outputs: int
+) -> bool:
     kernel = shape[2:]
     if groups > 1:
         return outputs % 8 == 0 and min(kernel, default=1) >= 3
@@ -125,7 +135,7 @@ def weight_spec(node: Node, weight: Edge, version: tuple[int, ...], bits: int = 
     if node.op.name == "conv_transpose":
         if node.int("group", 1) > 1:
             return spec
-        if version <= (9, 1) and len(version) > 1 or version[0] < 9:
+        if (version <= (9, 1) and len(version) > 1) or version[0] < 9:
             return spec.per_channel(0)
         settled = version[:2] in ((9, 2), (9, 3)) or (len(version) > 1 and version >= (10, 2))
         return spec.per_channel(1) if settled else spec

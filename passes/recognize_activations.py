@@ -3,7 +3,7 @@
     x·σ(x)    x·Φ(x) (erf or tanh form)    x·hard_sigmoid(x)    clip(x+3, 0, 6)/6    x·tanh(softplus(x))
 
 TensorRT fuses the whole chain behind a convolution; a pair inside it cuts the fusion, and one
-behind `Sigmoid` alone makes the next conv float (rules.md 4.1). Nothing is edited: the nodes only
+behind `Sigmoid` alone makes the next conv float (TensorRT-RTX plans; TensorRT#3205). Nothing is edited: the nodes only
 learn that they belong together.
 """
 
@@ -19,7 +19,11 @@ from qdqgraph.pipeline.passes import sweep
 
 # Two Clip forms: bounds as inputs (opset 11 and later) and as attributes.
 _X = "x"
-_CLIP06 = op.clip(op.add(_X, scalar(3)).named("shift")).when(lambda n: clip_bounds(n) == (0.0, 6.0)).named("clip")
+_CLIP06 = (
+    op.clip(op.add(_X, scalar(3)).named("shift"))
+    .when(lambda n: clip_bounds(n) == (0.0, 6.0))
+    .named("clip")
+)
 _SIXTH = (
     op.div(_CLIP06, scalar(6)).named("sixth"),
     op.mul(_CLIP06, scalar(1 / 6)).named("sixth"),
@@ -123,5 +127,3 @@ def mark(root: Node, match: Match, kind: str) -> bool:
     for node in ordered:
         node.composite = composite
     return True
-
-

@@ -2,7 +2,7 @@
 
 The scale may sit on q, on both operands, or on the scores, as Mul or Div; a mask may be added. What
 TensorRT does inside is all or nothing: pairs on q, k, v *and* the softmax output give one int8
-kernel, fewer break the fused float one (rtx-compiler.md section 4; TensorRT#2905, #3186).
+kernel, fewer break the fused float one (plans of the TensorRT-RTX 1.7 compiler; TensorRT#2905, #3186).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def scores_product(softmax: Node) -> list[Node] | None:
     value: Value | None = softmax.inputs[0]
     for _ in range(STEPS):
         node = value.producer if value is not None else None
-        if value is None or node is None or len(value.uses) != 1:
+        if value is None or node is None or value.only_use is None:
             return None
         found.append(node)
         if node.op.name == "matmul":

@@ -1,6 +1,6 @@
 """(x − mean) / √(var + ε) [· gamma + beta]  spelled out is known as one layer norm.
 
-Norms stay float, with no pair on their inputs (maintainers in TensorRT#4084; rules.md 4.4): the
+Norms stay float, with no pair on their inputs (TensorRT maintainers in TensorRT#4084): the
 means inside are no pools, and the additions no residuals.
 """
 
@@ -18,7 +18,9 @@ SQUARED = (
     op.pow(CENTERED, scalar(2)).named("square"),
     op.mul("deviation", "deviation").named("square"),
 )
-SPREAD = op.sqrt(op.add(op.reduce_mean(SQUARED).named("variance"), const()).named("sum")).named("spread")
+SPREAD = op.sqrt(op.add(op.reduce_mean(SQUARED).named("variance"), const()).named("sum")).named(
+    "spread"
+)
 NORM = op.div(CENTERED, SPREAD).named("norm")
 
 

@@ -20,7 +20,9 @@ def split_wide_groups(ctx: Context) -> None:
     plan, ranges = ctx.plan, ctx.plan.ranges
     if not ranges:
         if any(link.guard for link in plan.links):
-            plan.notices.append("the range guard was not evaluated: there are no calibration ranges")
+            plan.notices.append(
+                "the range guard was not evaluated: there are no calibration ranges"
+            )
         return
     groups = Groups()
     spans: dict[str, tuple[float, float]] = {q: (r, r) for q, r in ranges.items() if r > 0}

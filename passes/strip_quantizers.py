@@ -27,7 +27,11 @@ def strip_quantizers(ctx: Context, *, keep_places: bool = False) -> None:
         if codes is None or node.output.is_output:
             continue
         readers = list(node.output.uses)
-        if quantize is not None and quantize.op.name == "quantize" and quantize.inputs[0] is not None:
+        if (
+            quantize is not None
+            and quantize.op.name == "quantize"
+            and quantize.inputs[0] is not None
+        ):
             ctx.graph.replace(node.output, quantize.inputs[0])
         elif codes.const is not None and (array := dequantized(node)) is not None:
             ctx.graph.replace(node.output, ctx.graph.add_constant(f"{codes.name}_float", array))

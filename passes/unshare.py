@@ -6,9 +6,9 @@ the two, this costs a requantization.
 
 from __future__ import annotations
 
+from qdqgraph.passes.share_named import named_quantizers
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
-from qdqgraph.passes.share_named import named_quantizers
 
 
 @sweep(stage="configure")

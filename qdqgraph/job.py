@@ -1,21 +1,23 @@
 """The main job, step by step: open, plan, calibrate, apply, save. `quantize` does them all.
 
-    model = qg.open("model.onnx")
-    plan = qg.plan(model, target="tensorrt")
-    qg.calibrate(plan, batches)
-    qg.apply(plan).save("model.qdq.onnx")
+model = qg.open("model.onnx")
+plan = qg.plan(model, target="tensorrt")
+qg.calibrate(plan, batches)
+qg.apply(plan).save("model.qdq.onnx")
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
 
 from qdqgraph.calibration.collect import collect
+from qdqgraph.calibration.equalization import SAMPLES, equalize, rescale
 from qdqgraph.calibration.feeds import Feed, InputSpec
 from qdqgraph.calibration.methods import Method, parse_method
 from qdqgraph.calibration.ranges import Ranges, choose_activations, choose_weights, note_ranges
@@ -102,6 +104,7 @@ def replay_plan(source: Source, data: Mapping[str, Any], *, trt_version: str = "
     chosen.run(made.context, ("tidy",))
     made.author = "plan-in"
     replay(made, data)
+    rescale(model.graph, made.rescaled)
     return made
 
 
@@ -146,12 +149,14 @@ def calibrate(
     preprocess: str | None = None,
     on_nonfinite: Literal["error", "skip"] = "error",
     random: bool = False,
+    equalized: bool = True,
     progress: Callable[[Iterable[Feed]], Iterable[Feed]] | None = None,
 ) -> ModelPlan:
     """Run the float model over the data once and give every quantizer its scale.
 
     `data` is any iterable of dicts, tuples or arrays, a `.npz` or `.npy` file, a folder of those
-    or of images (with `preprocess`), or `package.module:callable`. Raises `CalibrationError`
+    or of images (with `preprocess`), or `package.module:callable`. `equalized` first evens out the
+    channels in front of depthwise convolutions, which leaves the float function as it is. Raises `CalibrationError`
     naming the sample and tensor at fault.
     """
     default = parse_method(method)
@@ -171,6 +176,10 @@ def calibrate(
             on_nonfinite=on_nonfinite,
             notices=made.notices,
         )
+    if equalized and not made.rescaled:
+        first = list(islice(feeds, SAMPLES))
+        equalize(made, made.model.graph, first)
+        feeds = chain(first, feeds)
     sources = tap_sources(made)
     taps = list(dict.fromkeys(value for values in sources.values() for value in values))
     methods = {default, *(parse_method(q.spec.method) for q in made.used() if q.spec.method)}
@@ -224,7 +233,9 @@ def apply(
     which cannot read the former). Raises `NothingToQuantizeError` when nothing was planned.
     """
     if not made.entries and not allow_empty:
-        raise NothingToQuantizeError("nothing to quantize", where=made.model.label, fix=_why_empty(made))
+        raise NothingToQuantizeError(
+            "nothing to quantize", where=made.model.label, fix=_why_empty(made)
+        )
     old = made.context.target.name == "tensorrt" and made.context.version < (8, 5)
     made.model.graph = raise_for_plan(made.model.graph, made, opset)
     made.model.graph.float_weights = weights == "float" or (weights == "auto" and old)
@@ -264,7 +275,9 @@ def quantize(
     """
     if output is not None and isinstance(source, (str, os.PathLike)) and os.path.exists(output):
         if os.path.samefile(source, output):
-            raise UsageError("output is the source file", fix="use open(...) and save(in_place=True)")
+            raise UsageError(
+                "output is the source file", fix="use open(...) and save(in_place=True)"
+            )
     made = plan(source, target=target, pipeline=pipeline, trt_version=trt_version)
     if made.entries:
         calibrate(made, data, method=method, samples=samples, random=random)

@@ -83,7 +83,9 @@ class Model:
         """
         if path is None:
             if self.loaded is None or not in_place:
-                raise ModelLoadError("no path to save to", fix="give one, or in_place=True for a file")
+                raise ModelLoadError(
+                    "no path to save to", fix="give one, or in_place=True for a file"
+                )
             path = self.loaded.path
 
         def check(written: Path) -> None:
@@ -119,7 +121,8 @@ def open_model(source: object) -> Model:
     if is_guest(source):
         return Model(import_guest(source))
     raise ModelLoadError(
-        f"cannot open a {type(source).__name__}", fix="give a path, an onnx.ModelProto or a gs.Graph"
+        f"cannot open a {type(source).__name__}",
+        fix="give a path, an onnx.ModelProto or a gs.Graph",
     )
 
 

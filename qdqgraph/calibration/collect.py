@@ -40,7 +40,12 @@ class Tap:
 
 
 def collect(
-    graph: OnnxGraph, values: Sequence[Value], feeds: Iterable[Feed], *, cap: int | None, histogram: bool
+    graph: OnnxGraph,
+    values: Sequence[Value],
+    feeds: Iterable[Feed],
+    *,
+    cap: int | None,
+    histogram: bool,
 ) -> dict[str, TensorStatistics]:
     """Statistics of `values` over all feeds, by tensor name.
 
@@ -86,7 +91,9 @@ def collect(
     return statistics
 
 
-def _update(stats: TensorStatistics, array: Any, index: int, cap: int | None, histogram: bool) -> None:
+def _update(
+    stats: TensorStatistics, array: Any, index: int, cap: int | None, histogram: bool
+) -> None:
     if array.dtype not in (np.float32, np.float64, np.float16):
         array = array.astype(np.float32)
     if histogram:
@@ -135,7 +142,11 @@ def is_non_negative(value: Value) -> bool:
         if node.op.name == "clip":
             bound = node["min"]
             least = bound.const if bound is not None else None
-            floor = float(least.reshape(-1)[0]) if least is not None and least.size else node.float("min", -1.0)
+            floor = (
+                float(least.reshape(-1)[0])
+                if least is not None and least.size
+                else node.float("min", -1.0)
+            )
             return floor >= 0
         if node.op.name not in _KEEPS_SIGN and not (node.moves_data and len(node.moved_edges) == 1):
             return False

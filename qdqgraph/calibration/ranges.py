@@ -80,7 +80,8 @@ def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Me
         parts = [s for q in members if q.id == (major or q.id) and (s := ranges.of(q)) is not None]
         if not parts:
             raise CalibrationError(
-                "no statistics were collected for this tensor", where=members[0].id,
+                "no statistics were collected for this tensor",
+                where=members[0].id,
                 fix="it is not computed by the model on these inputs: exclude it",
             )
         stats = merged(parts)
@@ -101,14 +102,18 @@ def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Me
             _set_group(members, float(bound), unsigned, dialect, dead=stats.amax == 0)
 
 
-def _set_group(members: list[Quantizer], amax: float, unsigned: bool, dialect: Dialect, *, dead: bool) -> None:
+def _set_group(
+    members: list[Quantizer], amax: float, unsigned: bool, dialect: Dialect, *, dead: bool
+) -> None:
     for quantizer in members:
         spec = quantizer.spec
         if dialect.unsigned and spec.dtype == "int8":
             spec = replace(spec, dtype="uint8", symmetric=not unsigned)
         zero = 0 if unsigned else _ZERO_POINTS.get(spec.dtype, 0)
         quantizer.spec, quantizer.amax = spec, np.asarray(amax)
-        quantizer.encoding = _encode(spec, np.asarray(amax), zero, quantizer.source, unsigned=unsigned)
+        quantizer.encoding = _encode(
+            spec, np.asarray(amax), zero, quantizer.source, unsigned=unsigned
+        )
         if dead:
             quantizer.remarks.append("dead: zero in every sample, so its scale is 1")
 
@@ -126,7 +131,11 @@ def choose_weights(plan: Plan, method: Literal["max", "mse"]) -> None:
         chosen = quantizer.spec.method or method
         spec = quantizer.spec
         amax = channel_amax(
-            array, spec.axis, "mse" if chosen == "mse" else "max", spec.bits, name=quantizer.source.name
+            array,
+            spec.axis,
+            "mse" if chosen == "mse" else "max",
+            spec.bits,
+            name=quantizer.source.name,
         )
         quantizer.amax = amax
         quantizer.encoding = _encode(spec, amax, 0, quantizer.source, unsigned=False)
@@ -139,5 +148,7 @@ def _encode(
     spec: QuantSpec, amax: npt.NDArray[np.float64], zero: int, source: Value, *, unsigned: bool
 ) -> Encoding:
     half = source.dtype == "float16"
-    scale = amax_to_scale(amax, spec.bits, unsigned=unsigned, dtype="float16" if half else "float32")
+    scale = amax_to_scale(
+        amax, spec.bits, unsigned=unsigned, dtype="float16" if half else "float32"
+    )
     return Encoding(spec, scale, np.full(scale.shape, zero))

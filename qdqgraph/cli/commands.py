@@ -37,10 +37,31 @@ from qdqgraph.report.summary import facts, summary_lines
 @calibration_options
 @placement_options
 @version_option
-@click.option("--opset", type=int, metavar="N", help="Raise the opset to N; default: as low as the plan allows.")
-@click.option("--weights", type=click.Choice(["auto", "int8", "float"]), default="auto", show_default=True, help="int8 codes + DQ, or float + Q + DQ; auto goes by --trt-version.")
-@click.option("--plan-in", type=click.Path(path_type=Path), metavar="F", help="Take the plan from a file instead of placing anew.")
-@click.option("--plan-out", type=click.Path(path_type=Path), metavar="F", help="Write the plan, with scales, as JSON.")
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help="Raise the opset to N; default: as low as the plan allows.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "int8", "float"]),
+    default="auto",
+    show_default=True,
+    help="int8 codes + DQ, or float + Q + DQ; auto goes by --trt-version.",
+)
+@click.option(
+    "--plan-in",
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="Take the plan from a file instead of placing anew.",
+)
+@click.option(
+    "--plan-out",
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="Write the plan, with scales, as JSON.",
+)
 @click.option("--allow-empty", is_flag=True, help="Copy a model in which nothing can be quantized.")
 @config_option
 def quantize(
@@ -77,20 +98,47 @@ def quantize(
     for line in lines:
         out.line(line)
     report = saved_report(saved, model, result)
-    out.line(f"wrote {saved.path} ({report['bytes_after'] / 1e6:.2f} MB, was {report['bytes_before'] / 1e6:.2f} MB)", "bold")
-    out.result({**report, **told, "target": placement.target, "method": calibration.spelled_method, "seconds": round(time.perf_counter() - started, 3)})
+    out.line(
+        f"wrote {saved.path} ({report['bytes_after'] / 1e6:.2f} MB, was {report['bytes_before'] / 1e6:.2f} MB)",
+        "bold",
+    )
+    out.result(
+        {
+            **report,
+            **told,
+            "target": placement.target,
+            "method": calibration.spelled_method,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+    )
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @destination_options
-@click.option("--pass", "passes", multiple=True, metavar="PASS", help="A tidy pass: name{option=value}, package.module:pass, or package.module:edit of graphsurgeon.")
-@click.option("--plan-in", type=click.Path(path_type=Path), metavar="F", help="Insert the Q/DQ of a plan that has scales.")
+@click.option(
+    "--pass",
+    "passes",
+    multiple=True,
+    metavar="PASS",
+    help="A tidy pass: name{option=value}, package.module:pass, or package.module:edit of graphsurgeon.",
+)
+@click.option(
+    "--plan-in",
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="Insert the Q/DQ of a plan that has scales.",
+)
 @click.option("--opset", type=int, metavar="N", help="Raise the opset to N.")
 @version_option
 @config_option
 def rewrite(
-    model: Path, destination: Destination, passes: tuple[str, ...], plan_in: Path | None, opset: int | None, trt_version: str
+    model: Path,
+    destination: Destination,
+    passes: tuple[str, ...],
+    plan_in: Path | None,
+    opset: int | None,
+    trt_version: str,
 ) -> None:
     """Rewrite MODEL without data: tidy passes (all of them by default), or a plan with scales."""
     from qdqgraph.job import tidy
@@ -102,7 +150,8 @@ def rewrite(
         missing = [q.id for q in made.used() if q.encoding is None]
         if missing:
             raise CalibrationError(
-                f"{len(missing)} quantizers of the plan have no scale", where=missing[0],
+                f"{len(missing)} quantizers of the plan have no scale",
+                where=missing[0],
                 fix="use quantize --plan-in with --data",
             )
     else:
@@ -116,7 +165,13 @@ def rewrite(
         out.line(f"... and {len(edits) - 30} more edits (--json lists them)")
     out.line(f"wrote {saved.path}, {len(edits)} edits, {len(made.entries)} quantized reads", "bold")
     report = saved_report(saved, model, result)
-    out.result({**report, "edits": [{"pass": a, "edit": t} for a, t in edits], "quantized_edges": len(made.entries)})
+    out.result(
+        {
+            **report,
+            "edits": [{"pass": a, "edit": t} for a, t in edits],
+            "quantized_edges": len(made.entries),
+        }
+    )
 
 
 @click.command()
@@ -124,9 +179,15 @@ def rewrite(
 @calibration_options
 @placement_options
 @version_option
-@click.option("--why", "asked", multiple=True, metavar="NAME", help="Explain one tensor, node or module.")
-@click.option("--plan-out", type=click.Path(path_type=Path), metavar="F", help="Write the plan as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr.")
+@click.option(
+    "--why", "asked", multiple=True, metavar="NAME", help="Explain one tensor, node or module."
+)
+@click.option(
+    "--plan-out", type=click.Path(path_type=Path), metavar="F", help="Write the plan as JSON."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr."
+)
 @config_option
 def plan(
     model: Path,
@@ -154,7 +215,12 @@ def plan(
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--target", default="tensorrt", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime"]), help="Whose options to show.")
+@click.option(
+    "--target",
+    default="tensorrt",
+    type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime"]),
+    help="Whose options to show.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def passes(name: str | None, target: str, as_json: bool) -> None:
     """List the passes in the order they run, or explain one: what it does, why, its options."""
@@ -169,18 +235,44 @@ def passes(name: str | None, target: str, as_json: bool) -> None:
         known = [find_pass(name, known)]
     for item in known:
         first, _, rest = item.doc.partition("\n")
-        out.line(f"{item.stage:10} {item.name:28} {first}" if name is None else f"{item.name} (stage {item.stage})")
+        out.line(
+            f"{item.stage:10} {item.name:28} {first}"
+            if name is None
+            else f"{item.name} (stage {item.stage})"
+        )
         if name is not None:
             options = [f"{key}={item.option(key)}" for key in item.defaults] + ["scope=PATTERN"]
             for line in (item.doc, "", f"options for {target}: {', '.join(options)}"):
                 out.line(line)
-    out.result({"passes": [{"name": p.name, "stage": p.stage, "spelling": p.spelling, "doc": p.doc} for p in known]})
+    out.result(
+        {
+            "passes": [
+                {"name": p.name, "stage": p.stage, "spelling": p.spelling, "doc": p.doc}
+                for p in known
+            ]
+        }
+    )
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("digits_cnn.qdq.onnx"), show_default=True, help="Where to write the quantized model.")
-@click.option("--target", default="tensorrt", type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime"]), show_default=True, help="Whose rules to follow.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("digits_cnn.qdq.onnx"),
+    show_default=True,
+    help="Where to write the quantized model.",
+)
+@click.option(
+    "--target",
+    default="tensorrt",
+    type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime"]),
+    show_default=True,
+    help="Whose rules to follow.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr."
+)
 def demo(output: Path, target: str, as_json: bool) -> None:
     """Quantize a small trained network on handwritten digits that come with the package."""
     from qdqgraph.demo.run import run_demo
@@ -195,7 +287,11 @@ def output_path(model: Path, destination: Destination) -> Path:
         raise UsageError("give either -o OUT or --in-place")
     if destination.output is None:
         return model
-    if destination.output.exists() and model.exists() and os.path.samefile(model, destination.output):
+    if (
+        destination.output.exists()
+        and model.exists()
+        and os.path.samefile(model, destination.output)
+    ):
         raise OutputError("the output is the model itself", where=str(model), fix="say --in-place")
     check_output(destination.output)
     return destination.output
@@ -204,7 +300,9 @@ def output_path(model: Path, destination: Destination) -> Path:
 def run_calibration(made: ModelPlan, calibration: Calibration, out: Output) -> None:
     """Calibrate with a progress bar. Raises `CalibrationError` when there is no data."""
     if calibration.data is None and not calibration.random:
-        raise CalibrationError("no calibration data", fix="give --data SOURCE, or --random for a dry run")
+        raise CalibrationError(
+            "no calibration data", fix="give --data SOURCE, or --random for a dry run"
+        )
     calibrate(
         made,
         calibration.data,
@@ -215,6 +313,7 @@ def run_calibration(made: ModelPlan, calibration: Calibration, out: Output) -> N
         preprocess=calibration.preprocess,
         on_nonfinite=calibration.on_nonfinite,
         random=calibration.random,
+        equalized=calibration.equalize,
         progress=out.progress(calibration.samples),
     )
 
@@ -240,4 +339,3 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     except OSError as cause:
         raise OutputError(f"cannot write the plan: {cause}", where=str(path)) from cause
-

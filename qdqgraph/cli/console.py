@@ -35,7 +35,15 @@ class Output:
         """A wrapper for feeds that draws a bar on a terminal."""
 
         def wrap(feeds: Iterable[Feed]) -> Iterator[Feed]:
-            columns = (TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            if not self.console.is_terminal:
+                yield from feeds
+                return
+            columns = (
+                TextColumn("calibrating"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             with Progress(*columns, console=self.console, transient=True) as bar:
                 task = bar.add_task("calibrating", total=total)
                 for feed in feeds:

@@ -28,7 +28,9 @@ def run_demo(output: Path, target: str, out: Output) -> None:
     """Quantize the demo network with every method, show what was decided, write the file."""
     digits = load_digits()
     source = model_path()
-    out.line("The network: a small residual CNN; the data: handwritten digits (UCI, through scikit-learn).")
+    out.line(
+        "The network: a small residual CNN; the data: handwritten digits (UCI, through scikit-learn)."
+    )
     reference = logits(onnx.load(str(source)), digits)
     rows: list[dict[str, Any]] = [
         {"method": "float32", "accuracy": accuracy(reference, digits), "sqnr_db": None}
@@ -45,7 +47,11 @@ def run_demo(output: Path, target: str, out: Output) -> None:
             choose(made, parse_method(method))
         found = logits(apply(made).proto, digits)
         rows.append(
-            {"method": method, "accuracy": accuracy(found, digits), "sqnr_db": sqnr(reference, found)}
+            {
+                "method": method,
+                "accuracy": accuracy(found, digits),
+                "sqnr_db": sqnr(reference, found),
+            }
         )
     table = Table(title=f"one pass over {len(digits.calibration)} images, then every method")
     for title in ("method", "accuracy on 450 test images", "SQNR of the logits, dB"):
@@ -56,7 +62,9 @@ def run_demo(output: Path, target: str, out: Output) -> None:
     out.console.print(table)
 
     made = plan(source, target=target)
-    folded = sum(1 for author, text in made.graph.edits if author == "fold-batch-norm" and "erased" in text)
+    folded = sum(
+        1 for author, text in made.graph.edits if author == "fold-batch-norm" and "erased" in text
+    )
     calibrate(made, digits.calibration, method=DEFAULT_METHOD)
     out.line(f"{folded} batch norms folded into the convolution before them", "bold")
     for line in summary_lines(made):
@@ -68,9 +76,19 @@ def run_demo(output: Path, target: str, out: Output) -> None:
             out.line(line)
     shown = plan_to_json(made)
     saved = apply(made).save(output)
-    out.line(f"wrote {saved.path}: {saved.path.stat().st_size / 1e3:.0f} kB, float {source.stat().st_size / 1e3:.0f} kB", "bold")
+    out.line(
+        f"wrote {saved.path}: {saved.path.stat().st_size / 1e3:.0f} kB, float {source.stat().st_size / 1e3:.0f} kB",
+        "bold",
+    )
     out.line("next: trtexec --onnx=" + str(saved.path) + " --int8 --fp16")
-    out.result({"target": preset(target).target.name, "rows": rows, "output": str(saved.path), "plan": shown})
+    out.result(
+        {
+            "target": preset(target).target.name,
+            "rows": rows,
+            "output": str(saved.path),
+            "plan": shown,
+        }
+    )
 
 
 def logits(model: onnx.ModelProto, digits: Digits) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -95,7 +113,9 @@ def accuracy(found: np.ndarray[Any, np.dtype[np.float32]], digits: Digits) -> fl
     return float((found.argmax(1) == digits.labels).mean())
 
 
-def sqnr(reference: np.ndarray[Any, np.dtype[np.float32]], found: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+def sqnr(
+    reference: np.ndarray[Any, np.dtype[np.float32]], found: np.ndarray[Any, np.dtype[np.float32]]
+) -> float:
     """10 log10 of signal over quantization noise, in dB."""
     noise = float(np.square(reference.astype(np.float64) - found).sum())
     return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise))

@@ -30,7 +30,9 @@ def export_guest(model: onnx.ModelProto) -> gs.Graph:
     return gs.import_onnx(model)
 
 
-def run_script(model: onnx.ModelProto, script: Callable[[gs.Graph], gs.Graph | None]) -> onnx.ModelProto:
+def run_script(
+    model: onnx.ModelProto, script: Callable[[gs.Graph], gs.Graph | None]
+) -> onnx.ModelProto:
     """Run `edit(graph)` on the model; the script may edit in place or return another graph."""
     graph = export_guest(model)
     return import_guest(script(graph) or graph)

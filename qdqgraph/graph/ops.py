@@ -27,15 +27,15 @@ class Trait(enum.Flag):
     WEIGHTED = enum.auto()
     """A product with an integer kernel: convolutions, Gemm, MatMul."""
     MOVES = enum.auto()
-    """Output values are input values, elsewhere: Q and DQ commute with it (rules.md 4.3)."""
+    """Output values are input values, elsewhere: Q and DQ commute with it."""
     REORDERS = enum.auto()
     """Moves every value exactly once: the output has the statistics of the input."""
     ACTIVATION = enum.auto()
     """A pointwise function of one tensor that fuses behind a convolution."""
     LONG_EPILOGUE = enum.auto()
-    """SiLU-like activation: no int8 depthwise kernel takes it as an epilogue (rules.md I8)."""
+    """SiLU-like activation: no int8 depthwise kernel takes it as an epilogue."""
     AVERAGES = enum.auto()
-    """Averages windows or axes: a scale does not commute with the rounding (rules.md 4.3)."""
+    """Averages windows or axes: a scale does not commute with the rounding."""
     FORWARDS = enum.auto()
     """Does nothing at inference: Identity, Dropout."""
     NON_NEGATIVE = enum.auto()
@@ -81,6 +81,8 @@ class Op:
 
 _W, _M, _R, _A = Trait.WEIGHTED, Trait.MOVES, Trait.MOVES | Trait.REORDERS, Trait.ACTIVATION
 _LONG, _POS = Trait.ACTIVATION | Trait.LONG_EPILOGUE, Trait.NON_NEGATIVE
+
+
 def _pads_with_own_values_or_zero(node: Node) -> bool:
     """Zero is exact in every symmetric quantizer; reflect and edge repeat the input."""
     if node.text("mode", "constant") != "constant":
@@ -125,7 +127,13 @@ TABLE: tuple[Op, ...] = (
         _XWB,
         _W,
     ),
-    Op("gemm", ("Gemm",), ("linear.default: x weight bias transB=1", "addmm.default: bias x weight beta alpha"), _XWB, _W),
+    Op(
+        "gemm",
+        ("Gemm",),
+        ("linear.default: x weight bias transB=1", "addmm.default: bias x weight beta alpha"),
+        _XWB,
+        _W,
+    ),
     Op(
         "matmul",
         ("MatMul",),
@@ -173,7 +181,12 @@ TABLE: tuple[Op, ...] = (
     Op("sigmoid", ("Sigmoid",), ("sigmoid.default: x",), traits=_A | _POS),
     Op("tanh", ("Tanh",), ("tanh.default: x",), traits=_A),
     Op("softplus", ("Softplus",), ("softplus.default: x beta threshold",), traits=_A | _POS),
-    Op("hard_sigmoid", ("HardSigmoid",), ("hardsigmoid.default: x alpha=0.16666667 beta=0.5",), traits=_A | _POS),
+    Op(
+        "hard_sigmoid",
+        ("HardSigmoid",),
+        ("hardsigmoid.default: x alpha=0.16666667 beta=0.5",),
+        traits=_A | _POS,
+    ),
     Op("hard_swish", ("HardSwish",), ("hardswish.default: x",), ("x",), _LONG),
     Op("silu", ("Swish",), ("silu.default: x",), ("x",), _LONG),
     Op("gelu", ("Gelu",), ("gelu.default: x approximate",), ("x",), _LONG),
@@ -193,7 +206,12 @@ TABLE: tuple[Op, ...] = (
         ),
         traits=_M,
     ),
-    Op("global_max_pool", ("GlobalMaxPool",), ("adaptive_max_pool2d.default: x output_size",), traits=_M),
+    Op(
+        "global_max_pool",
+        ("GlobalMaxPool",),
+        ("adaptive_max_pool2d.default: x output_size",),
+        traits=_M,
+    ),
     Op(
         "average_pool",
         ("AveragePool",),
@@ -214,9 +232,17 @@ TABLE: tuple[Op, ...] = (
         ),
         traits=Trait.AVERAGES,
     ),
-    Op("reduce_mean", ("ReduceMean",), ("mean.dim: x axes keepdims", "mean.default: x keepdims=0"), ("x", "axes"), Trait.AVERAGES),
+    Op(
+        "reduce_mean",
+        ("ReduceMean",),
+        ("mean.dim: x axes keepdims", "mean.default: x keepdims=0"),
+        ("x", "axes"),
+        Trait.AVERAGES,
+    ),
     # data movement
-    Op("concat", ("Concat",), ("cat.default: tensors axis", "concat.default: tensors axis"), (), _R),
+    Op(
+        "concat", ("Concat",), ("cat.default: tensors axis", "concat.default: tensors axis"), (), _R
+    ),
     Op(
         "reshape",
         ("Reshape",),
@@ -236,7 +262,13 @@ TABLE: tuple[Op, ...] = (
         ("permute.default: x perm", "transpose.int: x dim0 dim1", "t.default: x"),
         traits=_R,
     ),
-    Op("squeeze", ("Squeeze",), ("squeeze.dim: x axes", "squeeze.dims: x axes", "squeeze.default: x"), ("x", "axes"), _R),
+    Op(
+        "squeeze",
+        ("Squeeze",),
+        ("squeeze.dim: x axes", "squeeze.dims: x axes", "squeeze.default: x"),
+        ("x", "axes"),
+        _R,
+    ),
     Op("unsqueeze", ("Unsqueeze",), ("unsqueeze.default: x axes",), ("x", "axes"), _R),
     Op("depth_to_space", ("DepthToSpace",), ("pixel_shuffle.default: x blocksize",), traits=_R),
     Op("space_to_depth", ("SpaceToDepth",), ("pixel_unshuffle.default: x blocksize",), traits=_R),
@@ -250,13 +282,24 @@ TABLE: tuple[Op, ...] = (
     Op(
         "split",
         ("Split",),
-        ("split.Tensor: x split axis", "split_with_sizes.default: x split axis", "chunk.default: x split axis"),
+        (
+            "split.Tensor: x split axis",
+            "split_with_sizes.default: x split axis",
+            "chunk.default: x split axis",
+        ),
         ("x", "split"),
         _M,
     ),
     Op("roll", (), ("roll.default: x shifts axes",), traits=_R),
     Op("unbind", (), ("unbind.int: x axis",), traits=_M),
-    Op("pad", ("Pad",), ("pad.default: x pads mode value", "constant_pad_nd.default: x pads value"), ("x", "pads", "value"), _M, moves_when=_pads_with_own_values_or_zero),
+    Op(
+        "pad",
+        ("Pad",),
+        ("pad.default: x pads mode value", "constant_pad_nd.default: x pads value"),
+        ("x", "pads", "value"),
+        _M,
+        moves_when=_pads_with_own_values_or_zero,
+    ),
     Op(
         "resize",
         ("Resize",),
@@ -275,11 +318,16 @@ TABLE: tuple[Op, ...] = (
     ),
     Op("expand", ("Expand",), ("expand.default: x shape",), ("x", "shape"), _M),
     Op("tile", ("Tile",), ("repeat.default: x repeats",), ("x", "repeats"), _M),
-    Op("gather", ("Gather",), (
+    Op(
+        "gather",
+        ("Gather",),
+        (
             "index_select.default: x axis indices",
             "select.int: x axis indices",
             "embedding.default: x indices",
-        ), ("x", "indices")),
+        ),
+        ("x", "indices"),
+    ),
     # nothing at inference
     Op(
         "identity",
@@ -293,7 +341,13 @@ TABLE: tuple[Op, ...] = (
         ),
         traits=_R | Trait.FORWARDS,
     ),
-    Op("dropout", ("Dropout",), ("dropout.default: x ratio training", "feature_dropout.default: x ratio training"), ("x", "ratio", "training_mode"), _R | Trait.FORWARDS),
+    Op(
+        "dropout",
+        ("Dropout",),
+        ("dropout.default: x ratio training", "feature_dropout.default: x ratio training"),
+        ("x", "ratio", "training_mode"),
+        _R | Trait.FORWARDS,
+    ),
     # float work
     Op(
         "batch_norm",
@@ -301,7 +355,12 @@ TABLE: tuple[Op, ...] = (
         ("batch_norm.default: x gamma beta mean var training momentum epsilon",),
         ("x", "gamma", "beta", "mean", "var"),
     ),
-    Op("layer_norm", ("LayerNormalization",), ("layer_norm.default: x axis gamma beta epsilon",), ("x", "gamma", "beta")),
+    Op(
+        "layer_norm",
+        ("LayerNormalization",),
+        ("layer_norm.default: x axis gamma beta epsilon",),
+        ("x", "gamma", "beta"),
+    ),
     Op("softmax", ("Softmax",), ("softmax.int: x axis",), traits=_POS),
     Op(
         "attention",

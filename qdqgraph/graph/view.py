@@ -144,7 +144,20 @@ class Node:
     `origin` is the real ONNX or fx node. Absent optional inputs keep their position as None.
     """
 
-    __slots__ = ("_attrs", "alive", "composite", "edges", "graph", "inputs", "module", "name", "op", "order", "origin", "outputs")
+    __slots__ = (
+        "_attrs",
+        "alive",
+        "composite",
+        "edges",
+        "graph",
+        "inputs",
+        "module",
+        "name",
+        "op",
+        "order",
+        "origin",
+        "outputs",
+    )
 
     def __init__(self, graph: Graph, op: Op, name: str, origin: object) -> None:
         self.graph = graph

@@ -30,11 +30,15 @@ def insert_plan(plan: Plan, dialect: Dialect) -> int:
         quantizer = plan.quantizers[identity]
         if quantizer.encoding is None:
             raise CalibrationError(
-                "this quantizer has no scale", where=identity, fix="calibrate the plan before applying it"
+                "this quantizer has no scale",
+                where=identity,
+                fix="calibrate the plan before applying it",
             )
         graph.author = "insert"
         edges = [entry.edge for entry in emitted]
-        graph.insert_quantizer(quantizer.source, edges, quantizer.encoding, _origin(quantizer, emitted))
+        graph.insert_quantizer(
+            quantizer.source, edges, quantizer.encoding, _origin(quantizer, emitted)
+        )
         made += 1
     return made
 
@@ -59,7 +63,9 @@ def _insert_biases(plan: Plan) -> None:
         _insert_bias(plan.graph, node, bias, node.edge("bias"), x.encoding, w.encoding)
 
 
-def _insert_bias(graph: Graph, node: Node, bias: Value, edge: Edge, x: Encoding, w: Encoding) -> None:
+def _insert_bias(
+    graph: Graph, node: Node, bias: Value, edge: Edge, x: Encoding, w: Encoding
+) -> None:
     array = bias.const
     if array is None or array.ndim != 1:
         return
@@ -69,10 +75,15 @@ def _insert_bias(graph: Graph, node: Node, bias: Value, edge: Edge, x: Encoding,
         return
     if np.any(np.abs(array) > INT32.max * scale.astype(np.float64)):
         raise TargetError(
-            "a bias does not fit into 32 bits of this scale", where=node.name,
+            "a bias does not fit into 32 bits of this scale",
+            where=node.name,
             fix="exclude the node; its input range is far smaller than its bias",
         )
-    spec = QuantSpec(dtype="int32", granularity="channel" if per_channel else "tensor", axis=0 if per_channel else None)
+    spec = QuantSpec(
+        dtype="int32",
+        granularity="channel" if per_channel else "tensor",
+        axis=0 if per_channel else None,
+    )
     encoding = Encoding(spec, scale, np.zeros(scale.shape, np.int32))
     own = graph.add_constant(bias.name, array)
     graph.set_input(edge, own)

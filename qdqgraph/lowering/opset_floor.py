@@ -31,7 +31,8 @@ def raise_for_plan(graph: OnnxGraph, plan: Plan, opset: int | None) -> OnnxGraph
     needed = needed_opset(plan) if plan.entries else 0
     if opset is not None and opset < needed:
         raise TargetError(
-            f"opset {opset} cannot express this plan", fix=f"give --opset {needed} or more, or leave it out"
+            f"opset {opset} cannot express this plan",
+            fix=f"give --opset {needed} or more, or leave it out",
         )
     wanted = max(opset or 0, needed)
     if graph.opset >= wanted:

@@ -68,7 +68,7 @@ def add_pass(pipeline: Pipeline, text: str) -> Pipeline:
         return pipeline.with_passes(load_pass(text))
     name, options = split_spelling(text)
     chosen = find_pass(name, dict.fromkeys((*ALL, *BY_REQUEST)))
-    if any(item.name == chosen.name for item in pipeline):
+    if chosen not in BY_REQUEST and any(item.name == chosen.name for item in pipeline):
         return pipeline.with_options(chosen.name, **options)
     return pipeline.with_passes(chosen.with_options(**options))
 
@@ -80,10 +80,14 @@ def load_pass(text: str) -> Pass:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as cause:
-        raise UsageError(f"cannot load the pass {place!r}: {cause}", fix="write package.module:name") from cause
+        raise UsageError(
+            f"cannot load the pass {place!r}: {cause}", fix="write package.module:name"
+        ) from cause
     if not isinstance(found, Pass):
-        raise UsageError(f"{place!r} is no pass", fix="decorate the function with qdqgraph.sweep or rule")
-    return found.with_options(**split_options(rest.rstrip("} "), text)) if brace else found
+        raise UsageError(
+            f"{place!r} is no pass", fix="decorate the function with qdqgraph.sweep or rule"
+        )
+    return found.with_options(**split_options(rest.strip().removesuffix("}"), text)) if brace else found
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -96,7 +100,9 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def _settings(text: str) -> Pass:
     pattern, equals, rest = text.partition("=")
     if not equals or not pattern:
-        raise UsageError(f"{text!r} is not PATTERN=OPTIONS", where="--set", fix="for example 'conv1=method=max'")
+        raise UsageError(
+            f"{text!r} is not PATTERN=OPTIONS", where="--set", fix="for example 'conv1=method=max'"
+        )
     return configure.with_options(pattern=pattern, **split_options(rest, text))
 
 
@@ -107,5 +113,7 @@ def _share(text: str) -> Pass:
     majors = [name[:-1] for name in names if name.endswith("!")]
     members = "+".join(name.rstrip("!") for name in names)
     if len(majors) > 1:
-        raise UsageError(f"{text!r} names two majors", where="--share", fix="mark one member with !")
+        raise UsageError(
+            f"{text!r} names two majors", where="--share", fix="mark one member with !"
+        )
     return share_named.with_options(members=members, major=majors[0] if majors else "")

@@ -12,7 +12,17 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from qdqgraph.errors import UsageError
 from qdqgraph.graph.pattern import Match, Operation, match_node
@@ -96,23 +106,31 @@ def _convert(given: Option, kind: object, where: str) -> Option:
         for choice in allowed:
             if str(choice) == str(given):
                 return choice
-        raise UsageError(f"{given!r} is no choice for {where}", fix=f"one of {', '.join(map(str, allowed))}")
+        raise UsageError(
+            f"{given!r} is no choice for {where}", fix=f"one of {', '.join(map(str, allowed))}"
+        )
     text = str(given).strip()
     try:
         if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                text.lower()
+            ]
         if kind is int:
             return int(text)
         if kind is float:
             return float(text)
     except (KeyError, ValueError):
-        raise UsageError(f"{given!r} is no {getattr(kind, '__name__', kind)}", where=where) from None
+        raise UsageError(
+            f"{given!r} is no {getattr(kind, '__name__', kind)}", where=where
+        ) from None
     return text
 
 
 def _build(function: Callable[..., None], stage: Stage, body: Callable[..., None]) -> Pass:
     hints = get_type_hints(function, localns={"Context": Any, "Match": Match})
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = [
+        p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     module = inspect.getmodule(function)
     return Pass(
         name=function.__name__.replace("_", "-"),
@@ -178,7 +196,9 @@ def split_spelling(text: str) -> tuple[str, dict[str, str]]:
     """
     found = SPELLING.match(text)
     if not found:
-        raise UsageError(f"{text!r} does not spell a pass", fix="write name or name{option=value,...}")
+        raise UsageError(
+            f"{text!r} does not spell a pass", fix="write name or name{option=value,...}"
+        )
     return found["name"].replace("_", "-"), split_options(found["options"] or "", text)
 
 
@@ -215,4 +235,7 @@ def find_pass(name: str, known: Iterable[Pass]) -> Pass:
     names = [item.name for item in known]
     near = [item.name for item in words] or get_close_matches(name, names, 3)
     what = "is ambiguous" if len(chosen) > 1 else "is unknown"
-    raise UsageError(f"pass {name!r} {what}", fix=f"did you mean {', '.join(near)}?" if near else f"one of {', '.join(names)}")
+    raise UsageError(
+        f"pass {name!r} {what}",
+        fix=f"did you mean {', '.join(near)}?" if near else f"one of {', '.join(names)}",
+    )

@@ -1,6 +1,6 @@
 """A pipeline is a tuple of passes; editing one gives another.
 
-    pipeline = qdqgraph.tensorrt().without("recognize-attention").after("place-residual", my_pass)
+pipeline = qdqgraph.tensorrt().without("recognize-attention").after("place-residual", my_pass)
 """
 
 from __future__ import annotations
@@ -24,27 +24,34 @@ class Pipeline:
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
 
-    def _index(self, name: str) -> int:
-        return self.passes.index(find_pass(name, dict.fromkeys(self.passes)))
+    def _places(self, name: str) -> list[int]:
+        """Where the pass called `name` stands: once, and once more for each narrower copy."""
+        found = find_pass(name, {item.name: item for item in self.passes}.values()).name
+        return [at for at, item in enumerate(self.passes) if item.name == found]
 
     def before(self, name: str, *new: Pass) -> Pipeline:
         """With `new` in front of the pass called `name`."""
-        at = self._index(name)
+        at = self._places(name)[0]
         return replace(self, passes=(*self.passes[:at], *new, *self.passes[at:]))
 
     def after(self, name: str, *new: Pass) -> Pipeline:
         """With `new` behind the pass called `name`."""
-        at = self._index(name) + 1
+        at = self._places(name)[-1] + 1
         return replace(self, passes=(*self.passes[:at], *new, *self.passes[at:]))
 
     def without(self, *names: str) -> Pipeline:
         """Without the passes of these names."""
-        gone = {self.passes[self._index(name)].name for name in names}
-        return replace(self, passes=tuple(p for p in self.passes if p.name not in gone))
+        gone = {at for name in names for at in self._places(name)}
+        kept = tuple(item for at, item in enumerate(self.passes) if at not in gone)
+        return replace(self, passes=kept)
 
     def with_options(self, name: str, **options: Option) -> Pipeline:
-        """With options set on one pass; an option `scope` adds a narrower copy in front of it."""
-        at = self._index(name)
+        """With options set on one pass; an option `scope` adds a narrower copy in front of it.
+
+        Of several copies whose scopes overlap, the one added last decides.
+        """
+        places = self._places(name)
+        at = next((at for at in places if not self.passes[at].scope), places[-1])
         changed = self.passes[at].with_options(**options)
         if changed.scope and not self.passes[at].scope:
             return self.before(changed.name, changed)

@@ -38,7 +38,9 @@ class Target:
 
     name: TargetName
     dialect: Dialect = Dialect()
-    options: Mapping[str, Mapping[str, Option]] = field(default_factory=dict[str, Mapping[str, Option]])
+    options: Mapping[str, Mapping[str, Option]] = field(
+        default_factory=dict[str, Mapping[str, Option]]
+    )
 
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
@@ -117,4 +119,6 @@ def parse_version(text: str) -> Version:
     try:
         return tuple(int(part) for part in text.split("."))
     except ValueError:
-        raise UsageError(f"{text!r} is no TensorRT version", fix="write for example 8.6 or 10") from None
+        raise UsageError(
+            f"{text!r} is no TensorRT version", fix="write for example 8.6 or 10"
+        ) from None

@@ -104,7 +104,8 @@ def _read(edge: Edge, prints: Mapping[Value, str]) -> Read:
         role = "x"
     elif node.op.commutes or not node.op.roles:
         role = "operand"
-    return Read(_kind(node), role, _weight_shape(node), _hash(prints[edge.value], *_inputs(node, prints)))
+    origin = _hash(prints[edge.value], *_inputs(node, prints))
+    return Read(_kind(node), role, _weight_shape(node), origin)
 
 
 def _settings(entry: Entry) -> str:

@@ -62,7 +62,9 @@ class Names:
         if kind == "op":
             row = BY_ONNX.get(rest)
             wanted = {rest.lower(), row.name if row else rest}
-            return [n for n in self.graph.nodes if n.op.name in wanted or n.op.name == f"onnx:{rest}"]
+            return [
+                n for n in self.graph.nodes if n.op.name in wanted or n.op.name == f"onnx:{rest}"
+            ]
         if kind == "between":
             return self._between(*_two(rest, pattern))
         nodes: list[Node] = []
@@ -100,19 +102,25 @@ class Names:
             exact = self.graph.values.get(pattern)
             if exact is not None and pattern not in self.by_name and pattern not in self.by_module:
                 return [edge for edge in exact.uses if edge.index >= 0]
+            if _is_search(pattern):
+                found = list(self._matching(pattern))
+                if found:
+                    return list(dict.fromkeys(e for name in found for e in self.edges_of_name(name)))
             name, _, selector = pattern.rpartition(":")
-            if name and name not in ("op", "re") and not pattern.startswith("between:"):
+            if selector.isidentifier() or selector.isdigit():
+                selects = name and name not in ("op", "re") and not pattern.startswith("between:")
+            else:
+                selects = False
+            if selects:
                 chosen = [e for node in self.nodes(name) for e in self._select(node, selector)]
                 if chosen:
                     return chosen
                 raise NoMatchError(
-                    f"{pattern!r}: {name} has no tensor {selector!r}", fix="use out, a role, or a number"
+                    f"{pattern!r}: {name} has no tensor {selector!r}",
+                    fix="use out, a role, or a number",
                 )
-            if pattern.startswith("re:") or _MAGIC.search(pattern):
-                found = list(self._matching(pattern))
-                if not found:
-                    raise self._nothing(pattern)
-                return list(dict.fromkeys(e for name in found for e in self.edges_of_name(name)))
+            if _is_search(pattern):
+                raise self._nothing(pattern)
         return [edge for node in self.nodes(pattern) for edge in activation_reads(node)]
 
     def edges_of_name(self, name: str) -> list[Edge]:
@@ -158,7 +166,11 @@ class Names:
     def _nothing(self, pattern: Pattern) -> NoMatchError:
         text = pattern if isinstance(pattern, str) else getattr(pattern, "__name__", "the callable")
         plain = re.sub(r"^(re:|op:)", "", text).strip("*")
-        pool = {n.op.name for n in self.graph.nodes} if text.startswith("op:") else {*self.by_name, *self.by_module, *self.graph.values}
+        pool = (
+            {n.op.name for n in self.graph.nodes}
+            if text.startswith("op:")
+            else {*self.by_name, *self.by_module, *self.graph.values}
+        )
         near = get_close_matches(plain, sorted(pool), 3, 0.4) or sorted(pool)[:3]
         return NoMatchError(
             f"{text!r} matches no tensor, node or module", fix=f"nearest: {', '.join(near)}"
@@ -171,7 +183,9 @@ def activation_reads(node: Node) -> list[Edge]:
     return [
         edge
         for edge in data
-        if (value := node.inputs[edge.index]) is not None and not value.is_const and edge.role != "bias"
+        if (value := node.inputs[edge.index]) is not None
+        and not value.is_const
+        and edge.role != "bias"
     ]
 
 
@@ -192,7 +206,9 @@ def _compile(text: str) -> re.Pattern[str]:
 @contextmanager
 def _time_box(pattern: str) -> Iterator[None]:
     """Stop a regular expression that backtracks for ever (in the main thread, on POSIX)."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
         yield
         return
 

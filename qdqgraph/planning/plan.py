@@ -70,6 +70,7 @@ class Plan:
         self.floats: dict[Node, list[tuple[str, str]]] = {}
         self.alone: set[str] = set()
         self.ranges: dict[str, float] = {}
+        self.rescaled: dict[str, npt.NDArray[np.float64]] = {}
         self.notices: list[str] = []
         self.touched: set[Edge] = set()
         self._groups: Groups | None = None
@@ -183,7 +184,7 @@ class Plan:
         return bool(reads) and not value.is_output and all(edge in self.entries for edge in reads)
 
     def read_quantized(self, value: Value) -> bool:
-        """As `all_planned`, looking through operators that move data (their Q rises, rules.md I4)."""
+        """As `all_planned`, looking through operators that move data (a Q rises above them)."""
         pending, seen = [value], {value}
         while pending:
             current = pending.pop()
@@ -266,7 +267,10 @@ class Plan:
             if entry is None:
                 continue
             node = edge.node
-            if edge.index >= len(node.inputs) or node.inputs[edge.index] is not entry.quantizer.source:
+            if (
+                edge.index >= len(node.inputs)
+                or node.inputs[edge.index] is not entry.quantizer.source
+            ):
                 raise PlanError(
                     f"{entry.author} planned an edge that no longer reads {entry.quantizer.source.name!r}",
                     where=str(edge),
@@ -275,7 +279,11 @@ class Plan:
         self.touched.clear()
         for link in self.links:
             a, b = self.quantizers[link.a].spec, self.quantizers[link.b].spec
-            if a.axis is not None or b.axis is not None or (a.bits, a.symmetric) != (b.bits, b.symmetric):
+            if (
+                a.axis is not None
+                or b.axis is not None
+                or (a.bits, a.symmetric) != (b.bits, b.symmetric)
+            ):
                 raise PlanError(
                     f"{link.author} shares one scale between {a} and {b}",
                     where=f"{link.a}, {link.b}",

@@ -49,6 +49,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             for k in sorted(plan.links, key=lambda k: (k.a, k.b))
         ],
         "majors": dict(sorted(plan.majors.items())),
+        "rescaled": {name: by.tolist() for name, by in sorted(plan.rescaled.items())},
         "float": [
             {"node": node.name, "op": node.op.name, "reasons": [reason for _, reason in notes]}
             for node, notes in sorted(plan.floats.items(), key=lambda item: order.get(item[0], 0))
@@ -85,7 +86,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
         raise UsageError("this is no plan", where=str(path), fix="write one with --plan-out")
     found = cast("dict[str, Any]", data)
     if int(found.get("version", 0)) > VERSION:
-        raise UsageError(f"plan version {found['version']} is newer than {VERSION}", where=str(path))
+        raise UsageError(
+            f"plan version {found['version']} is newer than {VERSION}", where=str(path)
+        )
     return found
 
 
@@ -98,24 +101,40 @@ def replay(plan: Plan, data: Mapping[str, Any]) -> None:
         node = readers.get(item["reader"])
         index = int(item["input"])
         value = node.inputs[index] if node is not None and 0 <= index < len(node.inputs) else None
-        if node is None or value is None or value.name != item["tensor"] or node.op.name != item["op"]:
+        if (
+            node is None
+            or value is None
+            or value.name != item["tensor"]
+            or node.op.name != item["op"]
+        ):
             missing.append(f"{item['tensor']} -> {item['op']} {item['reader']}")
             continue
         identity = item["quantizer"]
         if identity not in plan.quantizers:
             plan.quantizers[identity] = _restore(identity, value, stored[identity])
-        entry = Entry(node.edges[index], plan.quantizers[identity], item["reason"], item["pass"], item["carried"])
+        entry = Entry(
+            node.edges[index],
+            plan.quantizers[identity],
+            item["reason"],
+            item["pass"],
+            item["carried"],
+        )
         plan.entries[entry.edge] = entry
         plan.touched.add(entry.edge)
     if missing:
-        shown = "; ".join(missing[:5]) + (f"; and {len(missing) - 5} more" if len(missing) > 5 else "")
+        shown = "; ".join(missing[:5]) + (
+            f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+        )
         raise UsageError(
             f"{len(missing)} of {len(data['edges'])} edges of the plan are not in this model",
             where=shown,
             fix="plan this model afresh, or edit the file",
         )
-    plan.keep_links(Link(k["a"], k["b"], k["reason"], k["pass"], float(k["guard"])) for k in data["links"])
+    plan.keep_links(
+        Link(k["a"], k["b"], k["reason"], k["pass"], float(k["guard"])) for k in data["links"]
+    )
     plan.majors.update(data.get("majors", {}))
+    plan.rescaled.update({k: np.asarray(v) for k, v in data.get("rescaled", {}).items()})
     plan.check()
 
 
@@ -134,6 +153,8 @@ def _restore(identity: str, value: Any, item: Mapping[str, Any]) -> Quantizer:
         zero = np.asarray(item["zero_point"], np.int64)
         low, high = LIMITS.get(spec.dtype, (0, 0))
         if np.any(zero < low) or np.any(zero > high):
-            raise UsageError(f"zero point {item['zero_point']} does not fit {spec.dtype}", where=identity)
+            raise UsageError(
+                f"zero point {item['zero_point']} does not fit {spec.dtype}", where=identity
+            )
         quantizer.encoding = Encoding(spec, np.asarray(item["scale"], np.float32), zero)
     return quantizer

@@ -25,7 +25,10 @@ def why(plan: Plan, names: Names, name: str) -> list[str]:
     for node in nodes:
         told = _node(plan, node)
         if told or len(nodes) == 1:
-            lines += [f"{node.op} {node.name}", *(told or ["  float: no rule asks for a quantizer here"])]
+            lines += [
+                f"{node.op} {node.name}",
+                *(told or ["  float: no rule asks for a quantizer here"]),
+            ]
     return _cut(lines or [f"{name}: {len(nodes)} nodes, none quantized and none considered"])
 
 
@@ -33,7 +36,9 @@ def _node(plan: Plan, node: Node) -> list[str]:
     lines = [line for edge in node.edges if edge in plan.entries for line in _edge(plan, edge)]
     quiet = [e for e in activation_reads(node) if e in plan.vetoes and e not in plan.entries]
     lines += [f"  {e.role}: float: {plan.vetoes[e].reason}" for e in quiet]
-    lines += [f"  float: {reason} ({_name(author)})" for author, reason in plan.floats.get(node, ())]
+    lines += [
+        f"  float: {reason} ({_name(author)})" for author, reason in plan.floats.get(node, ())
+    ]
     return lines
 
 
@@ -43,7 +48,9 @@ def _edge(plan: Plan, edge: Edge) -> list[str]:
     entry = plan.entries.get(edge)
     if entry is None:
         notes = [reason for _, reason in plan.floats.get(edge.node, ())]
-        return [f"  read by {edge.node.op} {edge.node.name}: float{': ' + notes[0] if notes else ''}"]
+        return [
+            f"  read by {edge.node.op} {edge.node.name}: float{': ' + notes[0] if notes else ''}"
+        ]
     quantizer = entry.quantizer
     members = plan.members().get(plan.group_of(quantizer), [])
     parts = [f"  {edge}: {quantizer.spec}"]
@@ -66,4 +73,7 @@ def _name(author: str) -> str:
 def _cut(lines: list[str]) -> list[str]:
     if len(lines) <= MOST_LINES:
         return lines
-    return [*lines[: MOST_LINES - 1], f"  ... and {len(lines) - MOST_LINES + 1} more lines: name one node"]
+    return [
+        *lines[: MOST_LINES - 1],
+        f"  ... and {len(lines) - MOST_LINES + 1} more lines: name one node",
+    ]

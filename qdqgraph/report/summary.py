@@ -53,7 +53,10 @@ def reasons(plan: Plan) -> Counter[str]:
 
 def _general(reason: str, plan: Plan) -> str:
     """A reason without the names in it, so that like reasons count as one."""
-    return " ".join("..." if word.strip(",;:") in plan.graph.values or "/" in word else word for word in reason.split())
+    return " ".join(
+        "..." if word.strip(",;:") in plan.graph.values or "/" in word else word
+        for word in reason.split()
+    )
 
 
 def summary_lines(plan: Plan) -> list[str]:
@@ -61,14 +64,24 @@ def summary_lines(plan: Plan) -> list[str]:
     int8, floats = products(plan)
     kinds = Counter(node.op.name for node in int8)
     whole = Counter(node.op.name for node in (*int8, *floats))
-    lines = ["int8 products: " + (", ".join(f"{kinds[k]} of {n} {k}" for k, n in sorted(whole.items())) or "none")]
-    by_pass = Counter(e.author.partition("{")[0] for e in plan.entries.values() if not e.quantizer.source.is_const)
-    lines.append("activation reads quantized: " + (", ".join(f"{n} by {k}" for k, n in by_pass.most_common()) or "none"))
+    lines = [
+        "int8 products: "
+        + (", ".join(f"{kinds[k]} of {n} {k}" for k, n in sorted(whole.items())) or "none")
+    ]
+    by_pass = Counter(
+        e.author.partition("{")[0] for e in plan.entries.values() if not e.quantizer.source.is_const
+    )
+    lines.append(
+        "activation reads quantized: "
+        + (", ".join(f"{n} by {k}" for k, n in by_pass.most_common()) or "none")
+    )
     shared = sorted((m for m in plan.members().values() if len(m) > 1), key=len, reverse=True)
     lines.append(f"scale groups with several members: {len(shared)}")
     for members in shared[:MOST_GROUPS]:
         shown = ", ".join(q.id for q in members[:3])
-        lines.append(f"  {len(members)} share one scale: {shown}{', ...' if len(members) > 3 else ''}")
+        lines.append(
+            f"  {len(members)} share one scale: {shown}{', ...' if len(members) > 3 else ''}"
+        )
     counted = reasons(plan).most_common()
     lines.append("left float, or an operand left bare:" if counted else "nothing is left float")
     lines += [f"  {count} x {reason}" for reason, count in counted[:MOST_REASONS]]

@@ -158,12 +158,12 @@ class Net:
         return self.node("Gemm", pooled, weight, bias, transB=1, name="fc")
 
     # ------------------------------------------------------------------ the model
-    def model(self, *outputs: str, kinds: Sequence[int] = (), check: bool = True) -> onnx.ModelProto:
-        """The finished graph, checked; ranks of the outputs come from shape inference."""
-        kinds = kinds or [TensorProto.FLOAT] * len(outputs)
+    def model(
+        self, *outputs: str, dims: Sequence[int] | None = None, check: bool = True
+    ) -> onnx.ModelProto:
+        """The finished graph, checked; shapes of the outputs are inferred unless `dims` says them."""
         declared = [
-            helper.make_tensor_value_info(name, kind, None)
-            for name, kind in zip(outputs, kinds, strict=True)
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in outputs
         ]
         graph = helper.make_graph(self.nodes, "net", self.inputs, declared, self.constants)
         imports = [helper.make_opsetid("", self.opset)]

@@ -26,7 +26,7 @@ POINTWISE = PAIR_OPS | frozenset(
     "HardSigmoid HardSwish Softplus Erf Gelu Mul Add Sub Div Max Min Identity Cast".split()
 )
 SMALL_CONSTANT = 64
-"""Constants of at most so many bytes are scales or shapes, not weights."""
+"""Constants of at most so many bytes are scales or shapes, unless there are no others."""
 
 
 class Role(enum.Enum):
@@ -122,7 +122,8 @@ def runs_in_int8(product: Kernel) -> bool:
         return False
     if product.type == "runtime_fusion" and re.search("Cast.*Fc", product.name):
         return False
-    weights = [t for t in product.constants if len(t.shape) > 1 and t.size > SMALL_CONSTANT]
+    stored = [t for t in product.constants if len(t.shape) > 1]
+    weights = [t for t in stored if t.size > SMALL_CONSTANT] or stored
     varying = len(narrow) > 1 and (_is_attention(product) or product.type == "gemm")
     if varying or not weights:
         return len(narrow) > 1 and narrow[1]

@@ -86,12 +86,13 @@ def attention(
     scaling: Scaling = "scores",
     mask: bool = False,
     fused: bool = False,
+    keys: int = TOKENS,
 ) -> onnx.ModelProto:
     """One attention with its four projections; `fused` makes q, k and v of one product."""
     net = Net(dtype, opset=19)
     heads = 2
     width = heads * dimension
-    x = tokens(net, width)
+    x = net.input(1, keys, width)
     if fused:
         joint = net.linear(x, width, 3 * width, name="qkv")
         net.node("Split", joint, ints(net, [width] * 3), name="parts", outputs=3, axis=2)
@@ -99,7 +100,7 @@ def attention(
     else:
         sources = [net.linear(x, width, width, name=f"{part}_fc") for part in "qkv"]
     q, k, v = (
-        head_split(net, source, heads, dimension, part)
+        head_split(net, source, (keys, heads, dimension), part)
         for part, source in zip("qkv", sources, strict=True)
     )
     factor = net.constant(np.float32(dimension**-0.5))
@@ -115,17 +116,18 @@ def attention(
     if scaling == "div":
         scores = net.node("Div", scores, net.constant(np.float32(dimension**0.5)))
     if mask:
-        allowed = np.tril(np.ones((TOKENS, TOKENS), np.float32))
+        allowed = np.tril(np.ones((keys, keys), np.float32))
         scores = net.node("Add", scores, net.constant(np.where(allowed, 0.0, -1e4)))
     weights = net.node("Softmax", scores, axis=-1, name="softmax")
     mixed = net.node("MatMul", weights, v, name="pv")
     back = net.node("Transpose", mixed, perm=[0, 2, 1, 3])
-    flat = net.node("Reshape", back, ints(net, [1, TOKENS, width]))
+    flat = net.node("Reshape", back, ints(net, [1, keys, width]))
     return net.model(net.linear(flat, width, width, name="out_fc"))
 
 
-def head_split(net: Net, x: str, heads: int, dimension: int, part: str) -> str:
-    apart = net.node("Reshape", x, ints(net, [1, TOKENS, heads, dimension]))
+def head_split(net: Net, x: str, shape: tuple[int, int, int], part: str) -> str:
+    """`shape` is (tokens, heads, head dimension)."""
+    apart = net.node("Reshape", x, ints(net, [1, *shape]))
     order = [0, 2, 3, 1] if part == "k" else [0, 2, 1, 3]
     return net.node("Transpose", apart, perm=order, name=part)
 
@@ -154,4 +156,6 @@ ROWS: dict[str, Build] = {
     "attention-scale-div": partial(attention, scaling="div"),
     "attention-mask": partial(attention, mask=True),
     "attention-fused-qkv": partial(attention, fused=True),
+    "attention-fp32-16": partial(attention, dimension=16),
+    "attention-fp16-577-keys": partial(attention, "float16", keys=577),
 }

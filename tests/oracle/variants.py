@@ -225,22 +225,18 @@ def _between(model: onnx.ModelProto, tensor: str, last: onnx.NodeProto) -> Varia
 def _attention(model: onnx.ModelProto) -> Variants:
     nodes = {node.name: node for node in model.graph.node}
     q, k = (f"{name}>qk" for name in nodes["qk"].input)
-    v, scores = f"{nodes['pv'].input[1]}>pv", nodes["softmax"].input[0]
-    early = (
-        tuple(nodes[part].input[0] for part in "qkv")
-        if "qkv" not in nodes
-        else (nodes["parts"].input[0],)
-    )
+    v = f"{nodes['pv'].input[1]}>pv"
     found = {
         "float core": place(),
-        "q, k": place(q, k),
         "q, k, v": place(q, k, v),
         "all": place(q, k, v, "softmax"),
         "all, equal": place(q, f"{k}={q.partition('>')[0]}", v, "softmax"),
-        "all and scores": place(q, k, v, "softmax", scores),
     }
+    if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+        found["q, k"] = place(q, k)
+        found["all and scores"] = place(q, k, v, "softmax", "qk")
     if "qkv" in nodes:
-        joint = early[0]
+        joint = nodes["parts"].input[0]
         same = tuple(f"{pair}={joint}" for pair in (q, k, v))
         found["joint, float core"] = place(joint)
         found["joint and all"] = place(joint, *same, "softmax")
@@ -248,6 +244,9 @@ def _attention(model: onnx.ModelProto) -> Variants:
         found["joint, softmax"] = place(joint, "softmax")
         found["all, one scale"] = place(*same, "softmax")
     else:
+        early = [nodes[nodes[part].input[0]].input[0] for part in "qkv"]
+        if not any(pair.partition(">")[0].endswith("scaled") for pair in (q, k)):
+            found["early"] = place(*early, "softmax")
         found["unequal inputs"] = place("x>k_fc~", q, k, v, "softmax")
         found["a pair each"] = place("x>q_fc", "x>k_fc+", "x>v_fc+", q, k, v, "softmax")
     return found

@@ -72,9 +72,7 @@ class Bottleneck(nn.Module):
             ConvNorm(width, 2 * width, 1, act=None),
         )
         same = stride == 1 and inputs == 2 * width
-        self.shortcut = (
-            nn.Identity() if same else ConvNorm(inputs, 2 * width, 1, stride, act=None)
-        )
+        self.shortcut = nn.Identity() if same else ConvNorm(inputs, 2 * width, 1, stride, act=None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.convs(x) + self.shortcut(x))
@@ -186,7 +184,9 @@ class Dense(nn.Module):
         self.stem = ConvNorm(3, 16)
         self.layers = nn.ModuleList(
             nn.Sequential(
-                nn.BatchNorm2d(16 * (i + 1)), nn.ReLU(), ConvNorm(16 * (i + 1), 32, 1),
+                nn.BatchNorm2d(16 * (i + 1)),
+                nn.ReLU(),
+                ConvNorm(16 * (i + 1), 32, 1),
                 nn.Conv2d(32, 16, 3, padding=1, bias=False),
             )
             for i in range(2)

@@ -28,7 +28,9 @@ def ancestors(values: Sequence[Value]) -> set[Node]:
         pending += [value.producer for value in node.inputs if value is not None]
         if isinstance(node.origin, onnx.NodeProto) and node.origin.attribute:
             names = captured_names(node.origin)
-            pending += [node.graph.values[name].producer for name in names if name in node.graph.values]
+            pending += [
+                node.graph.values[name].producer for name in names if name in node.graph.values
+            ]
     return found
 
 
@@ -67,5 +69,7 @@ def extract_ancestors(graph: OnnxGraph, values: Sequence[Value]) -> onnx.ModelPr
     part.graph.sparse_initializer.extend(
         t for t in source.graph.sparse_initializer if t.values.name in read
     )
-    part.graph.input.extend(i for i in source.graph.input if i.name in read and i.name not in stored)
+    part.graph.input.extend(
+        i for i in source.graph.input if i.name in read and i.name not in stored
+    )
     return part

@@ -14,7 +14,11 @@ from onnx import TensorProto, numpy_helper
 
 from qdqgraph.errors import InvalidGraphError
 from qdqgraph.frontends.onnx_file.insertion import insert_pair
-from qdqgraph.frontends.onnx_file.naming import NameAllocator, module_path
+from qdqgraph.frontends.onnx_file.naming import (
+    NameAllocator,
+    make_node_names_unique,
+    module_path,
+)
 from qdqgraph.frontends.onnx_file.reading import (
     attribute_value,
     captured_names,
@@ -84,12 +88,15 @@ class OnnxGraph(Graph):
         for info in graph.output:
             if info.name not in self.values:
                 raise InvalidGraphError(
-                    f"graph output {info.name!r} is never produced", where=graph.name or "graph",
+                    f"graph output {info.name!r} is never produced",
+                    where=graph.name or "graph",
                     fix="export the model again",
                 )
             value = self.values[info.name]
             value.is_output = True
             self.outputs.append(value)
+        # Last, so that the view, and with it the user's patterns, know all nodes by the old name.
+        make_node_names_unique(self.model, self.names)
 
     def _add_node(self, proto: onnx.NodeProto, captures: Sequence[str]) -> None:
         node = Node(self, canonical_op(proto), label(proto), proto)
@@ -144,7 +151,9 @@ class OnnxGraph(Graph):
 
     # ------------------------------------------------------------------ the edits
     def add_constant(self, hint: str, array: Array) -> Value:
-        return self.add_tensor(numpy_helper.from_array(np.asarray(array, order="C"), self.names.fresh(hint)))
+        return self.add_tensor(
+            numpy_helper.from_array(np.asarray(array, order="C"), self.names.fresh(hint))
+        )
 
     def add_tensor(self, tensor: onnx.TensorProto) -> Value:
         """Register a new initializer under its own, already fresh, name."""
@@ -208,7 +217,9 @@ class OnnxGraph(Graph):
 
     def replace(self, old: Value, new: Value) -> None:
         if not self.can_replace(old, new):
-            raise InvalidGraphError(f"{new.name!r} cannot take the place of a graph output", where=old.name)
+            raise InvalidGraphError(
+                f"{new.name!r} cannot take the place of a graph output", where=old.name
+            )
         self._record(f"{new.name} replaces {old.name}")
         if old.is_output or any(edge.index == CAPTURED for edge in old.uses):
             self._take_name(old, new)
@@ -261,7 +272,9 @@ class OnnxGraph(Graph):
         if value.uses or value.is_output or not value.is_const:
             return
         if value.producer is not None:
-            if value.producer.alive and not any(o.uses or o.is_output for o in value.producer.outputs):
+            if value.producer.alive and not any(
+                o.uses or o.is_output for o in value.producer.outputs
+            ):
                 self.erase(value.producer)
         elif value.name in self._tensors:
             self._dropped.add(value.name)
@@ -324,7 +337,9 @@ class OnnxGraph(Graph):
             graph.input.extend(inputs)
         self._new_tensors = [t for t in self._new_tensors if t.name not in dropped]
         live = {t.name: t for t in graph.initializer}
-        self._tensors = {name: live.get(name, t) for name, t in self._tensors.items() if name not in dropped}
+        self._tensors = {
+            name: live.get(name, t) for name, t in self._tensors.items() if name not in dropped
+        }
         dropped.clear()
 
     def _append_tensors(self) -> None:

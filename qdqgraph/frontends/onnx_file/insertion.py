@@ -2,7 +2,7 @@
 
 Scales of whole tensors are scalars: a scale of shape [1] is read as per-channel by TensorRT-RTX,
 which then runs both neighbours in float. The axis is always written where there is one: without
-it TensorRT assumes 0 and ONNX assumes 1 (rules.md section 1).
+it TensorRT assumes 0 and ONNX assumes 1 (onnx-tensorrt parser source).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def insert_pair(
     """
     name = source.name
     scale = graph.add_constant(f"{name}_scale", _scale_array(source, encoding))
-    zero_point = graph.add_tensor(pack_codes(encoding.zero_point, encoding.spec, graph.names.fresh(f"{name}_zero_point")))
+    zero_point = graph.add_tensor(
+        pack_codes(encoding.zero_point, encoding.spec, graph.names.fresh(f"{name}_zero_point"))
+    )
     axis = {} if encoding.spec.axis is None else {"axis": encoding.spec.axis}
     if encoding.spec.block_size:
         axis["block_size"] = encoding.spec.block_size

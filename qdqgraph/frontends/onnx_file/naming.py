@@ -48,6 +48,27 @@ def _all_names(model: onnx.ModelProto) -> Iterator[str]:
                     pending.extend(attribute.graphs)
 
 
+def make_node_names_unique(model: onnx.ModelProto, names: NameAllocator) -> None:
+    """Give each node whose name another node of its graph has too a fresh one, in file order.
+
+    ONNX allows repeated names, onnxruntime does not load them.
+    """
+    pending: list[onnx.GraphProto] = [model.graph]
+    while pending:
+        graph = pending.pop()
+        seen: set[str] = set()
+        for node in graph.node:
+            if node.name in seen:
+                node.name = names.fresh(node.name)
+            elif node.name:
+                seen.add(node.name)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    pending.append(attribute.g)
+                elif attribute.type == onnx.AttributeProto.GRAPHS:
+                    pending.extend(attribute.graphs)
+
+
 def module_path(node: onnx.NodeProto, weight: str) -> str:
     """The module path of a node: from its weight's name, the exporter's metadata, or its name.
 

@@ -79,7 +79,8 @@ def sorted_nodes(
             if name and (name in writer or name in available):
                 other = label(nodes[writer[name]]) if name in writer else "the graph itself"
                 raise InvalidGraphError(
-                    f"tensor {name!r} is written twice", where=f"{other}, {label(node)}",
+                    f"tensor {name!r} is written twice",
+                    where=f"{other}, {label(node)}",
                     fix="give each output its own name",
                 )
             writer[name] = i
@@ -89,7 +90,8 @@ def sorted_nodes(
             if name and name not in available:
                 if name not in writer:
                     raise InvalidGraphError(
-                        f"tensor {name!r} is read but never produced", where=label(nodes[i]),
+                        f"tensor {name!r} is read but never produced",
+                        where=label(nodes[i]),
                         fix="the file is incomplete: export it again",
                     )
                 if writer[name] >= i:
@@ -119,7 +121,8 @@ def _kahn(
                 heapq.heappush(ready, reader)
     if len(order) < len(nodes):
         raise InvalidGraphError(
-            "the graph has a cycle", where=" -> ".join(_cycle(nodes, reads, writer, waiting)),
+            "the graph has a cycle",
+            where=" -> ".join(_cycle(nodes, reads, writer, waiting)),
             fix="an ONNX graph must be acyclic",
         )
     return order

@@ -75,7 +75,9 @@ def infer_types(model: onnx.ModelProto) -> dict[str, Type]:
     found |= {t.name: (tuple(t.dims), dtype_name(t.data_type)) for t in graph.initializer}
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # a malformed or over-large model: types stay unknown, the checker speaks later
+    except (
+        Exception
+    ):  # a malformed or over-large model: types stay unknown, the checker speaks later
         return found
     for infos in (inferred.graph.value_info, inferred.graph.output):
         for info in infos:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
-import torch
 from torch import fx
 
 from qdqgraph.frontends.torch_fx.onnx_terms import in_onnx_terms
+from qdqgraph.frontends.torch_fx.overloads import overload_of, schema, spelled
 from qdqgraph.graph.ops import BY_ATEN, Op, unknown_op
 from qdqgraph.graph.view import Attribute
 
@@ -35,19 +35,13 @@ class Call:
     hidden: list[fx.Node] = field(default_factory=list[fx.Node])
 
 
-def overload_of(node: fx.Node) -> torch._ops.OpOverload | None:
-    """The ATen overload that a node calls, or None (Python operators, higher-order operators)."""
-    return node.target if isinstance(node.target, torch._ops.OpOverload) else None
-
-
 def spelling(node: fx.Node) -> str:
     """`conv2d.default` for ATen, `namespace:name.overload` for other libraries, else a name."""
     overload = overload_of(node)
     if overload is None:
         return getattr(node.target, "__name__", str(node.target))
-    namespace, _, name = overload._schema.name.partition("::")
-    name = f"{name}.{overload._overloadname}"
-    return name if namespace == "aten" else f"{namespace}:{name}"
+    namespace, name, kind = spelled(overload)
+    return f"{name}.{kind}" if namespace == "aten" else f"{namespace}:{name}.{kind}"
 
 
 def arguments(node: fx.Node) -> list[Raw]:
@@ -57,8 +51,8 @@ def arguments(node: fx.Node) -> list[Raw]:
         return [*node.args, *node.kwargs.values()]
     given = list(node.args)
     return [
-        given[i] if i < len(given) else node.kwargs.get(a.name, a.default_value)
-        for i, a in enumerate(overload._schema.arguments)
+        given[i] if i < len(given) else node.kwargs.get(a.name, a.default)
+        for i, a in enumerate(schema(overload))
     ]
 
 
@@ -151,27 +145,25 @@ def _parse(text: str) -> int | float | str:
 def put_argument(node: fx.Node, slot: Slot, new: fx.Node) -> None:
     """Let a call read `new` in this place, spelling out defaults in front of it where needed."""
     overload = overload_of(node)
-    args = list(node.args)
+    args: list[Raw] = list(node.args)
     if overload is not None and slot.argument >= len(args):
-        argument = overload._schema.arguments[slot.argument]
-        if argument.name in node.kwargs or argument.kwarg_only:
-            node.kwargs = {**node.kwargs, argument.name: new}
+        known = schema(overload)[: slot.argument + 1]
+        if known[-1].name in node.kwargs or known[-1].keyword_only:
+            node.kwargs = {**node.kwargs, known[-1].name: new}
             return
         args = arguments(node)[: slot.argument + 1]
-        spelled = {a.name for a in overload._schema.arguments[: slot.argument + 1]}
-        node.kwargs = {key: raw for key, raw in node.kwargs.items() if key not in spelled}
+        names = {argument.name for argument in known}
+        node.kwargs = {key: raw for key, raw in node.kwargs.items() if key not in names}
     if slot.item is None:
         args[slot.argument] = new
     else:
         items = list(cast("Sequence[Raw]", args[slot.argument]))
         items[slot.item] = new
         args[slot.argument] = items
-    node.args = cast("tuple[fx.node.Argument, ...]", tuple(args))
+    node.args = cast("tuple[fx.Node, ...]", tuple(args))
 
 
 def takes_tensor(node: fx.Node, slot: Slot) -> bool:
     """False where the overload wants a number: `x ** 2` cannot take a tensor for the 2."""
     overload = overload_of(node)
-    if overload is None:
-        return True
-    return "Tensor" in str(overload._schema.arguments[slot.argument].type)
+    return overload is None or schema(overload)[slot.argument].takes_tensor

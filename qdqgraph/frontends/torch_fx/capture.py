@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -56,13 +56,13 @@ def capture(
                 fix="make that line free of Python control flow on tensor values, or export the "
                 "model to ONNX another way and open the file",
             ) from cause
-    captured = cast("fx.GraphModule", exported.module(check_guards=False))
+    captured = exported.module(check_guards=False)
     functionalize(captured)
     return captured
 
 
 @contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
+def evaluating(module: torch.nn.Module) -> Generator[None, None, None]:
     """Eval mode for the time being; afterwards each part has the flag it had before."""
     training = {part: part.training for part in module.modules()}
     module.eval()

@@ -16,6 +16,16 @@ import torch
 from torch import fx
 
 from qdqgraph.errors import CaptureError
+from qdqgraph.frontends.torch_fx.overloads import (
+    dims,
+    example,
+    may_alias,
+    out_of_place,
+    overload_of,
+    overwrites,
+    share_memory,
+    spelled,
+)
 
 aten = torch.ops.aten
 _RESHAPES = (
@@ -48,7 +58,7 @@ def functionalize(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
-    if any(written(node) for node in graph.nodes):
+    if any(overwrites(node) for node in graph.nodes):
         _Rewriter(graph).run()
     for node in graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default):
@@ -58,20 +68,12 @@ def functionalize(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def written(node: fx.Node) -> bool:
-    """True when the call overwrites its first argument."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.arguments:
-        return False
-    alias = target._schema.arguments[0].alias_info
-    return alias is not None and alias.is_write and bool(node.args)
-
-
 def source_line(node: fx.Node) -> str:
     """`file, line` of the model's code that made a node, as far as the capture recorded it."""
     lines = [line for line in str(node.meta.get("stack_trace") or "").splitlines() if line.strip()]
     places = [i for i, line in enumerate(lines) if line.lstrip().startswith("File ")]
-    return f"{node.name}, {' '.join(s.strip() for s in lines[places[-1] :])}" if places else node.name
+    found = " ".join(line.strip() for line in lines[places[-1] :]) if places else ""
+    return f"{node.name}, {found}" if found else node.name
 
 
 class _Rewriter:
@@ -94,11 +96,12 @@ class _Rewriter:
         overwriting: list[fx.Node] = []
         for node in list(self.graph.nodes):
             with self.graph.inserting_before(node):
-                source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+                first = node.args[0] if node.args else None
+                source = first if isinstance(first, fx.Node) else None
                 viewed = self._viewed(node, source)
                 node.args = fx.map_arg(node.args, self.read)
                 node.kwargs = fx.map_arg(node.kwargs, self.read)
-                if written(node) and source is not None:
+                if source is not None and overwrites(node):
                     overwriting.append(node)
                     self.write(node, self.same.get(source, source))
                 else:
@@ -167,19 +170,19 @@ class _Rewriter:
         self.stamp[tensor] = self.version.get(self.root[tensor], 0)
 
     def _out_of_place(self, node: fx.Node) -> fx.Node:
-        overload = cast("torch._ops.OpOverload", node.target)
-        name = overload._schema.name.partition("::")[2]
-        packet = getattr(aten, name.rstrip("_"), None) if name.endswith("_") else None
-        functional = getattr(packet, overload._overloadname, None)
+        overload = overload_of(node)
+        functional = out_of_place(overload) if overload is not None else None
         if functional is None:
             raise CaptureError(
-                f"{overload} has no out-of-place form", where=source_line(node),
+                f"{node.target} has no out-of-place form",
+                where=source_line(node),
                 fix="write the line out of place",
             )
         made = self._call(node, functional, node.args, node.kwargs)
-        values = [v for v in map(_value, node.all_input_nodes) if v is not None]
-        kept = _value(node)
-        if kept is not None and any(v.is_floating_point() and v.dtype != kept.dtype for v in values):
+        values = [v for v in map(example, node.all_input_nodes) if v is not None]
+        kept = example(node)
+        floats = {v.dtype for v in values if v.is_floating_point()}
+        if kept is not None and floats - {kept.dtype}:
             made = self._call(node, aten.to.dtype, (made, kept.dtype))
         return made
 
@@ -212,9 +215,13 @@ class _Rewriter:
         )
 
     def _call(
-        self, like: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+        self,
+        like: fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
     ) -> fx.Node:
-        name = target._schema.name.partition("::")[2] if target is not operator.getitem else None
+        name = None if target is operator.getitem else spelled(target)[1]
         made = self.graph.create_node("call_function", target, args, dict(kwargs or {}), name)
         made.meta = dict(like.meta)
         return made
@@ -243,27 +250,17 @@ def views(node: fx.Node, source: fx.Node) -> bool:
     """
     if node.target is operator.getitem:
         return isinstance(source.meta.get("val"), (list, tuple))
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
     if node.target is aten.dropout.default:
         return len(node.args) > 2 and not node.args[2]
-    if node.target._schema.arguments[0].alias_info is None:
+    overload = overload_of(node)
+    if overload is None or not may_alias(overload):
         return False
-    mine, theirs = _value(node), _value(source)
-    if mine is None or theirs is None:
-        return True
-    return mine.untyped_storage()._cdata == theirs.untyped_storage()._cdata
-
-
-def _value(node: fx.Node) -> torch.Tensor | None:
-    value = node.meta.get("val")
-    if isinstance(value, (list, tuple)) and value:
-        value = cast("list[object]", value)[0]
-    return value if isinstance(value, torch.Tensor) else None
+    mine, theirs = example(node), example(source)
+    return mine is None or theirs is None or share_memory(mine, theirs)
 
 
 def _static_shape(node: fx.Node) -> list[int] | None:
-    value = _value(node)
-    if value is None or any(not isinstance(dim, int) for dim in value.shape):
-        return None
-    return list(value.shape)
+    value = example(node)
+    shape = [] if value is None else dims(value)
+    static = [d for d in shape if isinstance(d, int)]
+    return static if value is not None and len(static) == len(shape) else None

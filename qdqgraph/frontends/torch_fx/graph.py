@@ -1,218 +1,35 @@
-"""The view over a torch.fx `GraphModule`. Every edit lands in the module's graph at once.
-
-Parameters and buffers are constants under their qualified path; numbers written into a call are
-constants too, named after the reader; calls that return several tensors have several outputs.
-"""
+"""The view over a torch.fx `GraphModule`. Every edit lands in the module's graph at once."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
-import torch
 from torch import fx
+from typing_extensions import override
 
-from qdqgraph.errors import CaptureError, InvalidGraphError, UsageError
-from qdqgraph.frontends.torch_fx.calls import (
-    Call,
-    Raw,
-    Slot,
-    nodes_in,
-    put_argument,
-    read_call,
-    takes_tensor,
-)
-from qdqgraph.frontends.torch_fx.functionalize import functionalize
-from qdqgraph.frontends.torch_fx.tensors import (
-    held,
-    literal,
-    register,
-    remove,
-    to_array,
-    to_tensor,
-    type_of_example,
-)
-from qdqgraph.graph.view import CAPTURED, Array, Attribute, Dim, Edge, Graph, Node, Value
+from qdqgraph.errors import InvalidGraphError, UsageError
+from qdqgraph.frontends.torch_fx.calls import put_argument, takes_tensor
+from qdqgraph.frontends.torch_fx.tensors import overwrite, register, remove, to_tensor
+from qdqgraph.frontends.torch_fx.view import FxView
+from qdqgraph.graph.view import CAPTURED, Array, Edge, Node, Value
 from qdqgraph.planning.spec import Encoding
 
 
-class FxGraph(Graph):
-    """The view over `module`, which is edited in place; in-place operators are rewritten first.
+class FxGraph(FxView):
+    """The view over `module`, which is edited in place; `commit` checks and recompiles it.
 
     Make `module` with `capture`. Raises `CaptureError` for a graph that is not flat ATen calls.
     """
 
-    frontend = "torch"
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__()
-        functionalize(module)
-        self.module = module
-        self._of: dict[fx.Node, Value] = {}
-        self._fx: dict[Value, list[fx.Node]] = {}
-        self._paths: dict[Value, list[str]] = {}
-        self._literals: dict[Value, Array] = {}
-        self._slots: dict[Edge, Slot | None] = {}
-        self._attributes: dict[Node, Mapping[str, Attribute]] = {}
-        self._hidden: dict[Node, list[tuple[Value, Edge]]] = {}
-        self._dropped: list[str] = []
-        self._build()
-
-    # ------------------------------------------------------------------ building
-    def _build(self) -> None:
-        tensors: dict[int, Value] = {}
-        for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                if isinstance(node.meta.get("val"), torch.Tensor):
-                    self.inputs.append(self._enter(node, node.name))
-            elif node.op == "get_attr":
-                self._add_stored(node, tensors)
-            elif node.op == "output":
-                for source in nodes_in(cast("Raw", node.args)):
-                    value = self._value(source)
-                    if value is not None:
-                        value.is_output = True
-                        self.outputs.append(value)
-            elif node.op != "call_function":
-                raise CaptureError(
-                    f"the graph holds a {node.op} of {node.target}",
-                    where=node.name,
-                    fix="capture the module with torch.export: qdqgraph.frontends.torch_fx.capture",
-                )
-            elif not self._is_piece(node):
-                self._add_node(node)
-
-    def _add_stored(self, node: fx.Node, tensors: dict[int, Value]) -> None:
-        """A parameter or buffer; the same tensor under a second name is the same value."""
-        path = str(node.target)
-        tensor = held(self.module, path)
-        if not isinstance(tensor, torch.Tensor):
-            return
-        value = tensors.get(id(tensor))
-        if value is None:
-            value = tensors[id(tensor)] = self._enter(node, path, is_const=True)
-            self._paths[value] = [path]
-        else:
-            self._of[node] = value
-            self._fx[value].append(node)
-            self._paths[value].append(path)
-
-    def _is_piece(self, node: fx.Node) -> bool:
-        source = node.args[0] if node.target is operator.getitem else None
-        return isinstance(source, fx.Node) and source.op == "call_function" and _several(source)
-
-    def _add_node(self, origin: fx.Node) -> None:
-        call = read_call(origin)
-        node = Node(self, call.op, origin.name, origin)
-        node.order = len(self._nodes)
-        node.module = module_path(origin)
-        self._attributes[node] = call.attributes
-        self._connect(node, [self._operand(node, i, call) for i in range(len(call.inputs))])
-        for edge, (slot, _) in zip(node.edges, call.inputs, strict=True):
-            self._slots[edge] = slot
-        for source in dict.fromkeys(call.hidden):
-            value = self._value(source)
-            if value is not None:
-                edge = Edge(node, CAPTURED)
-                value.uses.append(edge)
-                self._hidden.setdefault(node, []).append((value, edge))
-        self._add_outputs(node, origin)
-        self._nodes.append(node)
-
-    def _operand(self, node: Node, index: int, call: Call) -> Value | None:
-        raw = call.inputs[index][1]
-        if isinstance(raw, fx.Node):
-            return self._value(raw)
-        if raw is None:
-            return None
-        role = call.op.roles[index] if call.op.roles else str(index)
-        value = Value(self, self._fresh(f"{node.name}:{role}"), is_const=True)
-        self._literals[value] = literal(raw, self._float_beside(call), role)
-        self.values[value.name] = value
-        return value
-
-    def _float_beside(self, call: Call) -> str:
-        """Float type of the first float tensor that the call reads; '' if there is none."""
-        for _, raw in call.inputs:
-            value = self._value(raw) if isinstance(raw, fx.Node) else None
-            if value is not None and value.dtype is not None and value.is_float:
-                return value.dtype
-        return ""
-
-    def _add_outputs(self, node: Node, origin: fx.Node) -> None:
-        if not _several(origin):
-            outputs = [self._enter(origin, origin.name)]
-        else:
-            pieces: dict[int, list[fx.Node]] = {}
-            for user in origin.users:
-                if user.target is operator.getitem:
-                    pieces.setdefault(cast("int", user.args[1]), []).append(user)
-            outputs: list[Value] = []
-            for i in range(len(cast("Sequence[object]", origin.meta["val"]))):
-                name = pieces[i][0].name if i in pieces else f"{origin.name}:{i}"
-                value = self._enter(None, name)
-                for piece in pieces.get(i, ()):
-                    self._of[piece] = value
-                    self._fx[value].append(piece)
-                outputs.append(value)
-        for value in outputs:
-            value.producer = node
-        node.outputs = outputs
-
-    def _enter(self, origin: fx.Node | None, name: str, *, is_const: bool = False) -> Value:
-        value = Value(self, self._fresh(name), is_const=is_const)
-        self.values[value.name] = value
-        self._fx[value] = [] if origin is None else [origin]
-        if origin is not None:
-            self._of[origin] = value
-        return value
-
-    def _fresh(self, name: str) -> str:
-        found, number = name, 1
-        while found in self.values:
-            number += 1
-            found = f"{name}_{number}"
-        return found
-
-    def _value(self, origin: fx.Node) -> Value | None:
-        return self._of.get(origin)
-
-    # ------------------------------------------------------------------ reading
-    @property
-    def nodes(self) -> list[Node]:
-        return [node for node in self._nodes if node.alive]
-
-    def read_constant(self, value: Value) -> Array:
-        if value in self._literals:
-            return self._literals[value]
-        return to_array(self._tensor(value))
-
-    def read_attributes(self, node: Node) -> Mapping[str, Attribute]:
-        return self._attributes[node]
-
-    def type_of(self, value: Value) -> tuple[tuple[Dim, ...] | None, str | None]:
-        literal = self._literals.get(value)
-        if literal is not None:
-            return literal.shape, literal.dtype.name
-        if value.is_const:
-            return type_of_example(self._tensor(value))
-        origins = self._fx.get(value)
-        return type_of_example(origins[0].meta.get("val")) if origins else (None, None)
-
-    def _tensor(self, value: Value) -> torch.Tensor:
-        tensor = held(self.module, self._paths[value][0])
-        if not isinstance(tensor, torch.Tensor):
-            raise InvalidGraphError("the module no longer holds this tensor", where=value.name)
-        return tensor
-
-    # ------------------------------------------------------------------ the edits
+    @override
     def add_constant(self, hint: str, array: Array) -> Value:
         path = register(self.module, hint, to_tensor(array))
         value = self._enter(None, path, is_const=True)
         self._paths[value] = [path]
         return value
 
+    @override
     def set_input(self, edge: Edge, value: Value) -> None:
         slot = self._slots.get(edge)
         origin = fx_node(edge.node)
@@ -223,6 +40,21 @@ class FxGraph(Graph):
         self._record(f"{edge} reads {value.name} instead of {old.name}")
         self._drop_if_unread(old)
 
+    @override
+    def set_constant(self, edge: Edge, array: Array) -> None:
+        """As in `Graph`; what nothing else reads is overwritten, and a parameter stays one."""
+        value = edge.value
+        if value not in self._paths or len(value.uses) != 1 or value.is_output:
+            super().set_constant(edge, array)
+            return
+        for path in self._paths[value]:
+            overwrite(self.module, path, to_tensor(array))
+        for origin in self._fx[value]:
+            origin.meta["val"] = self._tensor(value).detach()
+        value.forget()
+        self._record(f"{edge} reads {value.name} with new contents")
+
+    @override
     def add_input(self, node: Node, value: Value) -> None:
         last = max((i for i, v in enumerate(node.inputs) if v is not None), default=-1)
         if last + 1 >= len(node.inputs):
@@ -236,10 +68,12 @@ class FxGraph(Graph):
         value.uses.append(edge)
         self._record(f"{node.name} reads {value.name} too")
 
+    @override
     def can_replace(self, old: Value, new: Value) -> bool:
         """Always: outputs of an fx graph are known by position, not by name."""
         return True
 
+    @override
     def replace(self, old: Value, new: Value) -> None:
         """As in `Graph`, but `new` keeps its name: nothing outside knows tensors by name."""
         self._record(f"{new.name} replaces {old.name}")
@@ -250,10 +84,13 @@ class FxGraph(Graph):
         for edge in old.uses:
             if edge.index != CAPTURED:
                 edge.node.inputs[edge.index] = new
+            else:
+                self._hidden[edge.node][edge] = new
         new.uses, old.uses = [*new.uses, *old.uses], []
         new.is_output, old.is_output = new.is_output or old.is_output, False
         self.outputs = [new if value is old else value for value in self.outputs]
 
+    @override
     def erase(self, node: Node) -> None:
         for output in node.outputs:
             if output.uses or output.is_output:
@@ -270,11 +107,12 @@ class FxGraph(Graph):
             if value is not None:
                 value.uses.remove(edge)
                 self._drop_if_unread(value)
-        for value, edge in self._hidden.pop(node, ()):
-            if edge in value.uses:
-                value.uses.remove(edge)
+        for edge, value in self._hidden.pop(node, {}).items():
+            value.uses.remove(edge)
+            self._drop_if_unread(value)
         self._record(f"{node.name} erased")
 
+    @override
     def insert_quantizer(
         self, source: Value, edges: Sequence[Edge], encoding: Encoding, origin: str
     ) -> None:
@@ -285,12 +123,17 @@ class FxGraph(Graph):
         )
 
     def _read(self, value: Value) -> fx.Node:
-        """An fx node that gives `value`: for a constant a `get_attr`, made when first read."""
+        """An fx node that gives `value`; a constant or piece nobody read so far gets one now."""
         if value in self._literals:
             path = register(self.module, value.name, to_tensor(self._literals.pop(value)))
             self._paths[value], self._fx[value] = [path], []
-        if not self._fx[value]:
-            graph = self.module.graph
+        graph = self.module.graph
+        if not self._fx[value] and value.producer is not None:
+            calls = fx_node(value.producer)
+            with graph.inserting_after(calls):
+                piece = (calls, value.producer.outputs.index(value))
+                self._fx[value] = [graph.call_function(operator.getitem, piece)]
+        elif not self._fx[value]:
             with graph.inserting_before(next(iter(graph.nodes))):
                 made = graph.get_attr(self._paths[value][0])
             made.meta["val"] = self._tensor(value).detach()
@@ -324,14 +167,3 @@ def fx_node(node: Node) -> fx.Node:
     if not isinstance(node.origin, fx.Node):
         raise InvalidGraphError("this node belongs to another frontend", where=node.name)
     return node.origin
-
-
-def module_path(origin: fx.Node) -> str:
-    """`layer1.0.conv1`: the innermost module whose forward made the call; '' for the root."""
-    stack = cast("Mapping[str, tuple[str, Any]]", origin.meta.get("nn_module_stack") or {})
-    path = next(reversed(stack.values()))[0] if stack else ""
-    return path.partition("@")[0]
-
-
-def _several(origin: fx.Node) -> bool:
-    return isinstance(origin.meta.get("val"), (list, tuple))

@@ -13,6 +13,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import fx
 
+from qdqgraph.frontends.torch_fx.overloads import dims, example
 from qdqgraph.graph.ops import BY_NAME, Op, unknown_op
 
 Named: TypeAlias = "dict[str, object]"
@@ -22,12 +23,6 @@ def in_onnx_terms(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
     """`named` under ONNX conventions, and the operator it then is."""
     change = CHANGES.get(op.name)
     return change(op, dict(named), node) if change else (op, named)
-
-
-def example(raw: object) -> torch.Tensor | None:
-    """The capture's example value of a node: shape and dtype, no data."""
-    value = raw.meta.get("val") if isinstance(raw, fx.Node) else None
-    return value if isinstance(value, torch.Tensor) else None
 
 
 def _rank(raw: object) -> int:
@@ -60,7 +55,8 @@ def _conv(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
         weight = example(named["weight"])
         kernel = [] if weight is None else [int(k) for k in weight.shape[2:]]
         dilations = cast("list[int]", named["dilations"])
-        total = [d * (k - 1) if pads == "same" else 0 for k, d in zip(kernel, dilations, strict=True)]
+        same = pads == "same"
+        total = [d * (k - 1) if same else 0 for k, d in zip(kernel, dilations, strict=True)]
         named["pads"] = [t // 2 for t in total] + [t - t // 2 for t in total]
     else:
         _per_axis(named, node, "pads")
@@ -82,27 +78,28 @@ def _pool(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
 
 
 def _adaptive(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
-    """Global for output size 1; windows of equal size where that divides the input's; else opaque."""
+    """Global for output size 1; equal windows where that divides the input's; else unknown."""
     _per_axis(named, node, "output_size")
-    wanted = named.pop("output_size")
-    sizes = cast("list[object]", wanted)
+    sizes = cast("list[object]", named.pop("output_size"))
     if all(size == 1 for size in sizes):
         return op, named
     value = example(named["x"])
-    shape = list(value.shape[-len(sizes) :]) if value is not None else []
-    if len(shape) != len(sizes) or not all(
-        isinstance(a, int) and isinstance(b, int) and a % b == 0
-        for a, b in zip(shape, sizes, strict=True)
-    ):
+    given = dims(value)[-len(sizes) :] if value is not None else []
+    kernel = [
+        a // b
+        for a, b in zip(given, sizes, strict=False)
+        if isinstance(a, int) and isinstance(b, int) and a % b == 0
+    ]
+    if len(kernel) < len(sizes):
         return unknown_op(f"aten:{op.name}"), named
-    kernel = [a // cast("int", b) for a, b in zip(shape, sizes, strict=True)]
     named |= {"kernel_shape": kernel, "strides": kernel, "pads": [0] * (2 * len(kernel))}
     return BY_NAME["max_pool" if op.name == "global_max_pool" else "average_pool"], named
 
 
 def _with_alpha(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
     """x + alpha·y is an Add only for alpha 1."""
-    return (op, named) if named.pop("alpha", 1) == 1 else (unknown_op(f"aten:{op.name}.alpha"), named)
+    plain = named.pop("alpha", 1) == 1
+    return op if plain else unknown_op(f"aten:{op.name}.alpha"), named
 
 
 def _lists(*names: str) -> Callable[[Op, Named, fx.Node], tuple[Op, Named]]:
@@ -136,7 +133,7 @@ def _flatten(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
     start, end = (int(cast("int", named[key])) % max(rank, 1) for key in ("start", "end"))
     if start == 1 and end == rank - 1:
         return op, {"x": named["x"], "axis": 1}
-    shape = None if out is None else [d if isinstance(d, int) else -1 for d in out.shape]
+    shape = None if out is None else [d if isinstance(d, int) else -1 for d in dims(out)]
     known = shape is not None and shape.count(-1) < 2
     return BY_NAME["reshape"], {"x": named["x"], "shape": shape if known else None}
 
@@ -151,7 +148,7 @@ def _split(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
     """Sizes of the pieces, as they came out."""
     axis = int(cast("int", named["axis"]))
     pieces = cast("Sequence[torch.Tensor]", node.meta.get("val") or ())
-    sizes = [piece.shape[axis] for piece in pieces]
+    sizes = [dims(piece)[axis] for piece in pieces]
     return op, {**named, "split": sizes if all(isinstance(s, int) for s in sizes) else None}
 
 
@@ -173,7 +170,7 @@ def _pad(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
 def _resize(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
     """Scales and sizes of all axes, batch and channels among them."""
     value = example(named["x"])
-    leading: list[object] = [] if value is None else list(value.shape[:2])
+    leading: list[object] = [] if value is None else dims(value)[:2]
     if named.get("scales") is not None:
         named["scales"] = [1.0, 1.0, *_numbers(named["scales"])]
     if named.get("sizes") is not None:
@@ -187,6 +184,16 @@ def _resize(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
 
 def _layer_norm(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
     return op, {**named, "axis": -len(_numbers(named["axis"]))}
+
+
+def _batch_norm(op: Op, named: Named, node: fx.Node) -> tuple[Op, Named]:
+    """Without gain and bias they are ones and zeros."""
+    mean = example(named["mean"])
+    if mean is not None:
+        for name, number in (("gamma", 1.0), ("beta", 0.0)):
+            if named[name] is None:
+                named[name] = [number] * mean.numel()
+    return op, named
 
 
 CHANGES: Mapping[str, Callable[[Op, Named, fx.Node], tuple[Op, Named]]] = {
@@ -209,4 +216,5 @@ CHANGES: Mapping[str, Callable[[Op, Named, fx.Node], tuple[Op, Named]]] = {
     "pad": _pad,
     "resize": _resize,
     "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
 }

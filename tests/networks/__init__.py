@@ -1,0 +1,1 @@
+"""Small ONNX networks, each a function that builds it anew, seeded."""
