@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qdqgraph.graph.view import Edge, Node
+from qdqgraph.graph.view import Edge, Node, Value
 from qdqgraph.graph.walk import activations_behind
 from qdqgraph.graph.weights import (
     activation_edges,
@@ -47,7 +47,7 @@ def place_weighted(
     for node in ctx.nodes():
         if not node.op.weighted or not ctx.settle(node):
             continue
-        weight = weight_edge(node)
+        weight = weight_edge(node) or _stored_codes(node)
         if weight is None and node.composite is not None:
             continue
         reason = _why_float(node, weight)
@@ -67,15 +67,28 @@ def place_weighted(
         ctx.plan.quantize(weight, spec, reason=f"weight of {node.op}, {spec}", own=own)
 
 
+def _stored_codes(node: Node) -> Edge | None:
+    """The read of a weight that the file holds as int8 codes: its product lacks the activation."""
+    if len(node.inputs) < 2 or not _is_dequantized(node.inputs[1]):
+        return None
+    pair = node.edges[1].value.producer
+    codes = pair.inputs[0] if pair is not None else None
+    whole = codes is not None and codes.is_const and codes.dtype in ("int8", "uint8")
+    return node.edges[1] if whole and pair is not None and not pair.int("block_size") else None
+
+
+def _is_dequantized(value: Value | None) -> bool:
+    producer = value.producer if value is not None else None
+    return producer is not None and producer.op.name == "dequantize"
+
+
 def _why_float(node: Node, weight: Edge | None) -> str | None:
+    if all(_is_dequantized(value) for value in node.inputs[:2]):
+        return "already quantized in the file"
     if weight is None:
         return "both operands vary: a product of two activations stays float"
     if node.composite is not None:
         return f"inside {node.composite.kind}, which stays one float kernel"
-    for edge in (*activation_edges(node), weight):
-        producer = edge.value.producer
-        if producer is not None and producer.op.name == "dequantize":
-            return "already quantized in the file"
     if not weight.value.is_float:
         return f"its weight is {weight.value.dtype}"
     if weight.value.shape is None or 0 in weight.value.shape or len(weight.value.shape) < 2:

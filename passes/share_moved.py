@@ -22,7 +22,8 @@ from qdqgraph.planning.plan import Quantizer
 def share_moved(ctx: Context, *, guard: float = 16.0) -> None:
     """Carry each quantizer up over what moves data, readers first."""
     for node in ctx.reversed_nodes():
-        if not node.moves_data or not all(ctx.plan.all_planned(output) for output in node.outputs):
+        read = [output for output in node.outputs if output.uses or output.is_output]
+        if not node.moves_data or not read or not all(map(ctx.plan.all_planned, read)):
             continue
         behind = _behind(ctx, node)
         for edge in node.moved_edges:

@@ -26,11 +26,12 @@ from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.calibration.taps import tap_sources
 from qdqgraph.errors import NothingToQuantizeError, UsageError
 from qdqgraph.frontends.onnx_file.extraction import behind_custom_operators
+from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.lowering.insert import insert_plan
 from qdqgraph.lowering.opset_floor import raise_for_plan
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.context import Context
-from qdqgraph.pipeline.options import add_pass
+from qdqgraph.pipeline.options import add_pass, tidy_pipeline
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.presets import preset
 from qdqgraph.pipeline.targets import Dialect, TargetName, parse_version
@@ -62,8 +63,15 @@ class ModelPlan(Plan):
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-able data; `replay_plan` reads it back."""
-        stages = [item.spelling for item in self.pipeline]
-        return {**plan_to_json(self), "target": self.pipeline.target.name, "pipeline": stages}
+        tidy = [item.spelling for item in self.pipeline if item.stage == "tidy"]
+        return {**plan_to_json(self), "target": self.pipeline.target.name, "tidy": tidy}
+
+    @property
+    def onnx_graph(self) -> OnnxGraph:
+        """The view that the passes left behind; a script may have replaced it."""
+        if not isinstance(self.context.graph, OnnxGraph):
+            raise UsageError("this plan is for a torch graph", fix="lower it first")
+        return self.context.graph
 
     @property
     def dialect(self) -> Dialect:
@@ -87,7 +95,7 @@ def plan(
     chosen = pipeline or preset(target)
     made = ModelPlan(model, chosen, parse_version(trt_version))
     chosen.run(made.context, ("tidy",))
-    model.graph = made.context.graph
+    model.graph = made.onnx_graph
     _refuse_custom(made)
     chosen.run(made.context, PLACEMENT)
     return made
@@ -99,9 +107,11 @@ def replay_plan(source: Source, data: Mapping[str, Any], *, trt_version: str = "
     Raises `UsageError` listing the edges that the model does not have.
     """
     model = open_model(source)
-    chosen = preset(str(data.get("target", "tensorrt")))
+    target = str(data.get("target", "tensorrt"))
+    chosen = tidy_pipeline(data["tidy"], target) if "tidy" in data else preset(target)
     made = ModelPlan(model, chosen, parse_version(trt_version))
     chosen.run(made.context, ("tidy",))
+    model.graph = made.onnx_graph
     made.author = "plan-in"
     replay(made, data)
     rescale(model.graph, made.rescaled)
@@ -124,7 +134,7 @@ def tidy(source: Source, passes: Sequence[str] = (), *, target: str = "tensorrt"
         base = empty
     made = ModelPlan(model, base, parse_version("10"))
     base.run(made.context, ("tidy",))
-    model.graph = made.context.graph
+    model.graph = made.onnx_graph
     return made
 
 
@@ -232,15 +242,21 @@ def apply(
     `weights` stores int8 codes + DQ, or float + Q + DQ (`auto`: float for TensorRT before 8.5,
     which cannot read the former). Raises `NothingToQuantizeError` when nothing was planned.
     """
-    if not made.entries and not allow_empty:
-        raise NothingToQuantizeError(
-            "nothing to quantize", where=made.model.label, fix=_why_empty(made)
-        )
+    refuse_empty(made, allow_empty)
     old = made.context.target.name == "tensorrt" and made.context.version < (8, 5)
-    made.model.graph = raise_for_plan(made.model.graph, made, opset)
+    made.model.graph = made.context.graph = raise_for_plan(made.model.graph, made, opset)
     made.model.graph.float_weights = weights == "float" or (weights == "auto" and old)
     insert_plan(made, made.dialect)
     return made.model
+
+
+def refuse_empty(made: ModelPlan, allow_empty: bool) -> None:
+    """Raise `NothingToQuantizeError` when nothing was planned and the file has no Q/DQ either."""
+    if made.entries or allow_empty:
+        return
+    if not any(node.op.name == "dequantize" for node in made.graph.nodes):
+        raise NothingToQuantizeError("nothing to quantize", where=made.model.label, fix=_why_empty(made))
+    made.notices.append("nothing to add: what can be quantized is quantized in the file already")
 
 
 def _why_empty(made: ModelPlan) -> str:

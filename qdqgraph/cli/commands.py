@@ -21,7 +21,7 @@ from qdqgraph.cli.options import (
     version_option,
 )
 from qdqgraph.errors import CalibrationError, OutputError, UsageError
-from qdqgraph.job import ModelPlan, calibrate, replay_plan
+from qdqgraph.job import ModelPlan, calibrate, refuse_empty, replay_plan
 from qdqgraph.job import apply as apply_plan
 from qdqgraph.job import plan as make_plan
 from qdqgraph.lowering.save import SavedFile, check_output
@@ -84,8 +84,7 @@ def quantize(
         made = replay_plan(model, read_plan(plan_in), trt_version=trt_version)
     else:
         made = make_plan(model, pipeline=placement.pipeline(), trt_version=trt_version)
-    if not made.entries and not allow_empty:
-        apply_plan(made)
+    refuse_empty(made, allow_empty)
     scaled = plan_in is not None and all(q.encoding is not None for q in made.used())
     if made.entries and not scaled:
         run_calibration(made, calibration, out)

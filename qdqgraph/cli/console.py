@@ -19,7 +19,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=as_json, highlight=False, emoji=False, soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
         """Plain text; names in it are shown as they are, control characters escaped."""

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import onnx
 
+from qdqgraph.errors import UsageError
+from qdqgraph.frontends.onnx_file.graph import OnnxGraph
+from qdqgraph.pipeline.passes import Pass, sweep
+
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+    from qdqgraph.pipeline.context import Context
 
 
 def is_guest(source: object) -> TypeGuard[gs.Graph]:
@@ -36,3 +42,20 @@ def run_script(
     """Run `edit(graph)` on the model; the script may edit in place or return another graph."""
     graph = export_guest(model)
     return import_guest(script(graph) or graph)
+
+
+def script_pass(script: Callable[[gs.Graph], gs.Graph | None]) -> Pass:
+    """An existing `edit(graph)` script as a tidy pass, named after the function.
+
+    graphsurgeon rebuilds the file: metadata, doc strings and unused initializers do not survive it.
+    """
+
+    def run(ctx: Context) -> None:
+        if not isinstance(ctx.graph, OnnxGraph):
+            raise UsageError("graphsurgeon scripts run on ONNX models only", where=run.__name__)
+        edited = run_script(ctx.graph.commit(), script)
+        ctx.replace_graph(OnnxGraph(edited, ctx.graph.folder))
+
+    run.__name__ = script.__name__
+    run.__doc__ = script.__doc__ or "A graphsurgeon script."
+    return sweep(stage="tidy")(run)

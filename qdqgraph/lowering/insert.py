@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from qdqgraph.errors import CalibrationError, TargetError
-from qdqgraph.graph.view import Edge, Graph, Node, Value
+from qdqgraph.errors import CalibrationError
+from qdqgraph.graph.view import Edge, Node, Value
 from qdqgraph.graph.weights import weight_edge
 from qdqgraph.pipeline.targets import Dialect
 from qdqgraph.planning.plan import Entry, Plan, Quantizer
@@ -23,10 +23,7 @@ def insert_plan(plan: Plan, dialect: Dialect) -> int:
     if dialect.integer_bias:
         _insert_biases(plan)
     made = 0
-    for identity, entries in plan.edges_of().items():
-        emitted = [entry for entry in entries if not entry.carried]
-        if not emitted:
-            continue
+    for identity, emitted in _in_graph_order(plan):
         quantizer = plan.quantizers[identity]
         if quantizer.encoding is None:
             raise CalibrationError(
@@ -41,6 +38,21 @@ def insert_plan(plan: Plan, dialect: Dialect) -> int:
         )
         made += 1
     return made
+
+
+def _in_graph_order(plan: Plan) -> list[tuple[str, list[Entry]]]:
+    """Quantizers with the entries they are emitted for, by first reader: the order of passes, or
+    of a plan file, leaves no trace in the model."""
+    position = {node: i for i, node in enumerate(plan.graph.nodes)}
+
+    def place(entry: Entry) -> tuple[int, int]:
+        return position[entry.edge.node], entry.edge.index
+
+    found: dict[str, list[Entry]] = {}
+    for entry in sorted(plan.entries.values(), key=place):
+        if not entry.carried:
+            found.setdefault(entry.quantizer.id, []).append(entry)
+    return list(found.items())
 
 
 def _origin(quantizer: Quantizer, entries: list[Entry]) -> str:
@@ -60,11 +72,11 @@ def _insert_biases(plan: Plan) -> None:
         x, w = plan.quantizer_on(node.edges[0]), plan.quantizer_on(weight)
         if x is None or w is None or x.encoding is None or w.encoding is None:
             continue
-        _insert_bias(plan.graph, node, bias, node.edge("bias"), x.encoding, w.encoding)
+        _insert_bias(plan, node, bias, node.edge("bias"), x.encoding, w.encoding)
 
 
 def _insert_bias(
-    graph: Graph, node: Node, bias: Value, edge: Edge, x: Encoding, w: Encoding
+    plan: Plan, node: Node, bias: Value, edge: Edge, x: Encoding, w: Encoding
 ) -> None:
     array = bias.const
     if array is None or array.ndim != 1:
@@ -74,17 +86,17 @@ def _insert_bias(
     if not per_channel and scale.ndim:
         return
     if np.any(np.abs(array) > INT32.max * scale.astype(np.float64)):
-        raise TargetError(
-            "a bias does not fit into 32 bits of this scale",
-            where=node.name,
-            fix="exclude the node; its input range is far smaller than its bias",
+        plan.notices.append(
+            f"the bias of {node.name} stays float: it does not fit 32 bits of its tiny scale"
         )
+        return
     spec = QuantSpec(
         dtype="int32",
         granularity="channel" if per_channel else "tensor",
         axis=0 if per_channel else None,
     )
     encoding = Encoding(spec, scale, np.zeros(scale.shape, np.int32))
+    graph = plan.graph
     own = graph.add_constant(bias.name, array)
     graph.set_input(edge, own)
     graph.insert_quantizer(own, [edge], encoding, f"qdqgraph insert: int32 bias of {node.name}")

@@ -47,9 +47,14 @@ class Context:
     def names(self) -> Names:
         """Resolves what users type. Built on first use, anew after every tidying edit."""
         edits = len(self.graph.edits)
-        if self._names is None or self._names_after != edits:
+        if self._names is None or self._names.graph is not self.graph or self._names_after != edits:
             self._names, self._names_after = Names(self.graph), edits
         return self._names
+
+    def replace_graph(self, graph: Graph) -> None:
+        """Go on with another view: a script rebuilt the model. The plan follows by tensor names."""
+        self.graph = graph
+        self.plan.rebind(graph)
 
     def decline(self, node: Node, reason: str) -> None:
         """Keep the reason why a rule matched here and did nothing."""

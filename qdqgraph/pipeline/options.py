@@ -74,7 +74,8 @@ def add_pass(pipeline: Pipeline, text: str) -> Pipeline:
 
 
 def load_pass(text: str) -> Pass:
-    """A pass of the user's own: `package.module:name{option=value}`."""
+    """A pass of the user's own: `package.module:name{option=value}`; a plain function is taken for
+    an `edit(graph)` script of graphsurgeon."""
     place, brace, rest = text.partition("{")
     module, _, attribute = place.strip().partition(":")
     try:
@@ -83,6 +84,10 @@ def load_pass(text: str) -> Pass:
         raise UsageError(
             f"cannot load the pass {place!r}: {cause}", fix="write package.module:name"
         ) from cause
+    if callable(found) and not isinstance(found, Pass):
+        from qdqgraph.frontends.graphsurgeon import script_pass
+
+        return script_pass(found)
     if not isinstance(found, Pass):
         raise UsageError(
             f"{place!r} is no pass", fix="decorate the function with qdqgraph.sweep or rule"
@@ -117,3 +122,13 @@ def _share(text: str) -> Pass:
             f"{text!r} names two majors", where="--share", fix="mark one member with !"
         )
     return share_named.with_options(members=members, major=majors[0] if majors else "")
+
+
+def tidy_pipeline(spellings: Sequence[str], target: str) -> Pipeline:
+    """The tidy passes a plan was made with, to repeat them before it is replayed."""
+    known = (*ALL, *BY_REQUEST)
+    made: list[Pass] = []
+    for text in spellings:
+        name, options = split_spelling(text)
+        made.append(find_pass(name, known).with_options(**options))
+    return Pipeline(tuple(made), preset(target).target)

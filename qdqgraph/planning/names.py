@@ -106,12 +106,8 @@ class Names:
                 found = list(self._matching(pattern))
                 if found:
                     return list(dict.fromkeys(e for name in found for e in self.edges_of_name(name)))
-            name, _, selector = pattern.rpartition(":")
-            if selector.isidentifier() or selector.isdigit():
-                selects = name and name not in ("op", "re") and not pattern.startswith("between:")
-            else:
-                selects = False
-            if selects:
+            name, selector = _split_selector(pattern)
+            if name:
                 chosen = [e for node in self.nodes(name) for e in self._select(node, selector)]
                 if chosen:
                     return chosen
@@ -175,6 +171,20 @@ class Names:
         return NoMatchError(
             f"{text!r} matches no tensor, node or module", fix=f"nearest: {', '.join(near)}"
         )
+
+
+def _is_search(pattern: str) -> bool:
+    """True for a regular expression or a glob."""
+    return pattern.startswith("re:") or bool(_MAGIC.search(pattern))
+
+
+def _split_selector(pattern: str) -> tuple[str, str]:
+    """NAME and what stands behind its last colon; two empty strings when that selects nothing."""
+    name, _, selector = pattern.rpartition(":")
+    selects = selector.isidentifier() or selector.isdigit()
+    if not selects or name in ("", "op", "re") or pattern.startswith("between:"):
+        return "", ""
+    return name, selector
 
 
 def activation_reads(node: Node) -> list[Edge]:

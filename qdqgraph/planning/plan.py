@@ -136,14 +136,7 @@ class Plan:
             self.links.append(Link(others[0], other, link.reason, self.author, link.guard))
 
     def set_major(self, quantizer: Quantizer, rule: str) -> None:
-        """Let the quantizer's group take its range. Raises `ConflictError` for a second major."""
-        for other, said in self.majors.items():
-            if other != quantizer.id and self.groups.find(other) == self.group_of(quantizer):
-                raise ConflictError(
-                    f"{said} and {rule} name two majors of one group",
-                    where=f"{other}, {quantizer.id}",
-                    fix="keep one of them",
-                )
+        """Let the quantizer's group take its range; `check` finds a group with two of them."""
         self.majors[quantizer.id] = rule
 
     def drop(self, edge: Edge, reason: str) -> None:
@@ -198,7 +191,9 @@ class Plan:
                     return False
                 if edge not in edge.node.moved_edges:
                     return False
-                fresh = [out for out in edge.node.outputs if out not in seen]
+                fresh = [out for out in edge.node.outputs if out not in seen and _is_read(out)]
+                if not fresh and not any(_is_read(out) for out in edge.node.outputs):
+                    return False
                 pending.extend(fresh)
                 seen.update(fresh)
         return True
@@ -260,7 +255,8 @@ class Plan:
         """Raise `PlanError` where a law is broken; looks at what changed since the last check.
 
         One quantizer an edge holds by construction. Edges are live; quantized tensors are floats;
-        a group has one dtype, one zero-point rule and no axis.
+        a group has one dtype, one zero-point rule and no axis, and takes the range of one major
+        at most: that is the user's to say, so two of them are a `ConflictError`.
         """
         for edge in self.touched:
             entry = self.entries.get(edge)
@@ -289,6 +285,22 @@ class Plan:
                     where=f"{link.a}, {link.b}",
                     fix="a group has one dtype and no axis",
                 )
+        self._check_majors()
+
+    def _check_majors(self) -> None:
+        first: dict[str, str] = {}
+        for identity, rule in self.majors.items():
+            other = first.setdefault(self.groups.find(identity), identity)
+            if other != identity:
+                raise ConflictError(
+                    f"{self.majors[other]} and {rule} name two majors of one group",
+                    where=f"{other}, {identity}",
+                    fix="keep one of them",
+                )
+
+
+def _is_read(value: Value) -> bool:
+    return bool(value.uses) or value.is_output
 
 
 def summary(plan: Plan) -> dict[str, Any]:

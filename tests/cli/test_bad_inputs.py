@@ -11,11 +11,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.cli import cases_files, cases_graphs
+from tests.cli import cases_data, cases_files, cases_graphs, cases_structure, cases_types
 from tests.cli.cases import MODEL, OUTPUT, Case
 from tests.cli.contract import assert_sound, assert_untouched, run, snapshot
 
-CASES = [*cases_files.CASES, *cases_graphs.CASES]
+MODULES = (cases_files, cases_graphs, cases_structure, cases_types, cases_data)
+CASES = [case for module in MODULES for case in module.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

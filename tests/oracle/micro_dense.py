@@ -13,6 +13,7 @@ from tests.oracle.net import Net, ints
 
 TOKENS, WIDTH = 128, 128
 Scaling = Literal["scores", "div", "q", "both"]
+Packing = Literal["none", "split", "gather"]
 
 
 def tokens(net: Net, width: int = WIDTH) -> str:
@@ -85,24 +86,37 @@ def attention(
     dimension: int = 64,
     scaling: Scaling = "scores",
     mask: bool = False,
-    fused: bool = False,
+    packed: Packing = "none",
     keys: int = TOKENS,
 ) -> onnx.ModelProto:
-    """One attention with its four projections; `fused` makes q, k and v of one product."""
+    """One attention with its projections; `packed` makes q, k and v of one product.
+
+    They are then parted before heads are (`split`), or by an index behind the transpose (`gather`).
+    """
     net = Net(dtype, opset=19)
     heads = 2
     width = heads * dimension
     x = net.input(1, keys, width)
-    if fused:
+    shape = (keys, heads, dimension)
+    if packed == "gather":
         joint = net.linear(x, width, 3 * width, name="qkv")
-        net.node("Split", joint, ints(net, [width] * 3), name="parts", outputs=3, axis=2)
-        sources = ["parts", "parts:1", "parts:2"]
+        apart = net.node("Reshape", joint, ints(net, [1, keys, 3, heads, dimension]))
+        order = net.node("Transpose", apart, perm=[2, 0, 3, 1, 4])
+        q, k, v = (
+            net.node("Gather", order, net.constant(np.int64(index)), axis=0) for index in range(3)
+        )
+        k = net.node("Transpose", k, perm=[0, 1, 3, 2], name="k")
     else:
-        sources = [net.linear(x, width, width, name=f"{part}_fc") for part in "qkv"]
-    q, k, v = (
-        head_split(net, source, (keys, heads, dimension), part)
-        for part, source in zip("qkv", sources, strict=True)
-    )
+        if packed == "split":
+            joint = net.linear(x, width, 3 * width, name="qkv")
+            net.node("Split", joint, ints(net, [width] * 3), name="parts", outputs=3, axis=2)
+            sources = ["parts", "parts:1", "parts:2"]
+        else:
+            sources = [net.linear(x, width, width, name=f"{part}_fc") for part in "qkv"]
+        q, k, v = (
+            head_split(net, source, shape, part)
+            for part, source in zip("qkv", sources, strict=True)
+        )
     factor = net.constant(np.float32(dimension**-0.5))
     root = net.constant(np.float32(dimension**-0.25))
     if scaling == "q":
@@ -155,7 +169,9 @@ ROWS: dict[str, Build] = {
     "attention-scale-both": partial(attention, scaling="both"),
     "attention-scale-div": partial(attention, scaling="div"),
     "attention-mask": partial(attention, mask=True),
-    "attention-fused-qkv": partial(attention, fused=True),
+    "attention-packed-split": partial(attention, packed="split"),
+    "attention-packed-gather": partial(attention, packed="gather"),
+    "attention-packed-577-keys": partial(attention, "float16", packed="split", keys=577),
     "attention-fp32-16": partial(attention, dimension=16),
     "attention-fp16-577-keys": partial(attention, "float16", keys=577),
 }

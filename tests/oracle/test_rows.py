@@ -26,11 +26,11 @@ def test_rtx_plan_is_no_worse_than_the_best_placement(row: str, compiler: Compil
     ours = quantize(ROWS[row](), "tensorrt-rtx")
     report = compiler.compile(ours.model)
     figures = report.figures
-    assert report.ok, report
-    assert figures.fell_back == (), report
-    assert figures.weight_kernels == 0, report
-    assert figures.requantize == 0, report
-    assert ours.products <= figures.int8_nodes, report
+    assert report.ok, str(report)
+    assert figures.fell_back == (), str(report)
+    assert figures.weight_kernels == 0, str(report)
+    assert figures.requantize == 0, str(report)
+    assert ours.products <= figures.int8_nodes, str(report)
     name, best = best_placement(row, compiler)
     assert figures.act_bytes_folded <= best.figures.act_bytes_folded, (
         f"{row}: {figures.act_bytes_folded} bytes, {best.figures.act_bytes_folded} with "
@@ -42,11 +42,11 @@ def test_rtx_plan_is_no_worse_than_the_best_placement(row: str, compiler: Compil
 def test_tensorrt_plan_does_not_fall_back(row: str, compiler: Compiler) -> None:
     ours = quantize(ROWS[row](), "tensorrt")
     report = compiler.compile(ours.model)
-    assert report.ok, report
+    assert report.ok, str(report)
     fell_back = [name for name in report.figures.fell_back if not name.startswith(NEVER_INT8)]
-    assert fell_back == [], report
+    assert fell_back == [], str(report)
     meant = {name for name in ours.products if not name.startswith(NEVER_INT8)}
-    assert meant <= report.figures.int8_nodes, report
+    assert meant <= report.figures.int8_nodes, str(report)
 
 
 def best_placement(row: str, compiler: Compiler) -> tuple[str, Report]:

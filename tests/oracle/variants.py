@@ -236,12 +236,12 @@ def _attention(model: onnx.ModelProto) -> Variants:
         found["q, k"] = place(q, k)
         found["all and scores"] = place(q, k, v, "softmax", "qk")
     if "qkv" in nodes:
-        joint = nodes["parts"].input[0]
+        joint = next(node.name for node in model.graph.node if "qkv" in node.input)
         same = tuple(f"{pair}={joint}" for pair in (q, k, v))
+        found["projection float"] = place(floats="qkv")
         found["joint, float core"] = place(joint)
         found["joint and all"] = place(joint, *same, "softmax")
         found["joint and all, own"] = place(joint, q, k, v, "softmax")
-        found["joint, softmax"] = place(joint, "softmax")
         found["all, one scale"] = place(*same, "softmax")
     else:
         early = [nodes[nodes[part].input[0]].input[0] for part in "qkv"]

@@ -34,6 +34,13 @@ def ancestors(values: Sequence[Value]) -> set[Node]:
     return found
 
 
+def is_runnable(node: onnx.NodeProto) -> bool:
+    """False for an operator onnxruntime has no kernel for; many plugins hide in ONNX's own domain."""
+    if node.domain in ("", "ai.onnx"):
+        return bool(onnx.defs.has(node.op_type))
+    return node.domain in RUNNABLE_DOMAINS
+
+
 def behind_custom_operators(graph: OnnxGraph) -> dict[Value, Node]:
     """Values that depend on an operator onnxruntime does not know, with the first such node."""
     functions = {(f.domain, f.name) for f in graph.model.functions}
@@ -41,7 +48,7 @@ def behind_custom_operators(graph: OnnxGraph) -> dict[Value, Node]:
     for node in graph.nodes:
         proto = node.origin
         assert isinstance(proto, onnx.NodeProto)
-        known = proto.domain in RUNNABLE_DOMAINS or (proto.domain, proto.op_type) in functions
+        known = is_runnable(proto) or (proto.domain, proto.op_type) in functions
         cause = next((tainted[v] for v in node.inputs if v is not None and v in tainted), None)
         if cause is not None or not known:
             for output in node.outputs:
