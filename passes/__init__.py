@@ -4,6 +4,7 @@ Read them as a cookbook: the first line of each file says what is true afterward
 docstring why the target wants it. Passes see the neutral view only, never ONNX or torch.
 """
 
+from qdqgraph.passes.adopt_quantizers import adopt_quantizers
 from qdqgraph.passes.configure import configure
 from qdqgraph.passes.drop_forwarding import drop_forwarding
 from qdqgraph.passes.drop_needless import drop_needless
@@ -45,6 +46,7 @@ ALL = (
     share_moved,
     drop_needless,
     emit_pairs,
+    adopt_quantizers,
     split_wide_groups,
 )
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from qdqgraph.calibration.blame import spoilt_constant
 from qdqgraph.calibration.feeds import Feed
 from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.errors import CalibrationError
@@ -51,7 +52,8 @@ def collect(
 
     `histogram` collects histograms as well, of at most `cap` elements a sample and tensor. Raises
     `CalibrationError` where the model cannot run on a sample, or computes NaN or Inf, naming the
-    sample, the first such tensor and the node that wrote it.
+    sample, the first such tensor and the node that wrote it; `InvalidGraphError` where a constant of
+    the model is to blame.
     """
     statistics = {value.name: TensorStatistics() for value in values}
     inside = [value for value in values if value.producer is not None]
@@ -106,6 +108,9 @@ def _check_finite(taps: Sequence[Tap], statistics: dict[str, TensorStatistics], 
     bad = [tap.value for tap in taps if statistics[tap.value.name].nonfinite_sample is not None]
     if bad:
         first = min(bad, key=lambda value: value.producer.order if value.producer else -1)
+        spoilt = spoilt_constant(first)
+        if spoilt is not None:
+            raise spoilt
         node = first.producer.name if first.producer else "the input"
         raise CalibrationError(
             f"the float model computes NaN or Inf in {first.name!r}, written by {node}",

@@ -22,6 +22,8 @@ from qdqgraph.pipeline.targets import Dialect
 from qdqgraph.planning.plan import Plan, Quantizer
 from qdqgraph.planning.spec import Encoding, QuantSpec
 
+OUTLIER = 1e6
+"""A channel this many times the median one leaves no code for any other weight in it."""
 _ZERO_POINTS = {"uint8": 128, "uint4": 8, "uint16": 32768}
 
 
@@ -142,6 +144,12 @@ def choose_weights(plan: Plan, method: Literal["max", "mse"]) -> None:
         dead = int(np.count_nonzero(amax == 0))
         if dead:
             quantizer.remarks.append(f"dead: {dead} of {amax.size} channels are zero")
+        typical = float(np.median(amax[amax > 0])) if dead < amax.size else 0.0
+        if typical and float(amax.max()) > OUTLIER * typical:
+            quantizer.remarks.append(
+                f"outlier: channel {int(amax.argmax())} reaches {float(amax.max()):.3g}, the median"
+                f" channel {typical:.3g}"
+            )
 
 
 def _encode(

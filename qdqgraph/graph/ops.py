@@ -14,10 +14,21 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from qdqgraph.graph.view import Node
+
+class Reading(Protocol):
+    """What a condition in the table may ask of a node: its attributes and inputs."""
+
+    def text(self, name: str, default: str = "") -> str:
+        """A string attribute."""
+        ...
+
+    def float(self, name: str, default: float = 0.0) -> float:
+        """A float attribute."""
+        ...
+
+    def __getitem__(self, role: str) -> Any: ...
 
 
 class Trait(enum.Flag):
@@ -58,7 +69,7 @@ class Op:
     roles: tuple[str, ...] = ("x",)
     traits: Trait = Trait.NONE
     commutes: bool = False
-    moves_when: Callable[[Node], bool] | None = None
+    moves_when: Callable[[Reading], bool] | None = None
 
     @property
     def weighted(self) -> bool:
@@ -83,7 +94,7 @@ _W, _M, _R, _A = Trait.WEIGHTED, Trait.MOVES, Trait.MOVES | Trait.REORDERS, Trai
 _LONG, _POS = Trait.ACTIVATION | Trait.LONG_EPILOGUE, Trait.NON_NEGATIVE
 
 
-def _pads_with_own_values_or_zero(node: Node) -> bool:
+def _pads_with_own_values_or_zero(node: Reading) -> bool:
     """Zero is exact in every symmetric quantizer; reflect and edge repeat the input."""
     if node.text("mode", "constant") != "constant":
         return True
@@ -93,7 +104,7 @@ def _pads_with_own_values_or_zero(node: Node) -> bool:
     return fill.const is not None and not fill.const.any()
 
 
-def _resizes_by_nearest(node: Node) -> bool:
+def _resizes_by_nearest(node: Reading) -> bool:
     return node.text("mode", "nearest") == "nearest"
 
 

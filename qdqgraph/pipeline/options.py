@@ -14,9 +14,10 @@ from qdqgraph.passes.include import include
 from qdqgraph.passes.share_named import share_named
 from qdqgraph.passes.strip_quantizers import strip_quantizers
 from qdqgraph.passes.unshare import unshare
-from qdqgraph.pipeline.passes import Pass, find_pass, split_options, split_spelling
+from qdqgraph.pipeline.passes import Pass, find_pass
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.presets import preset
+from qdqgraph.pipeline.spelling import split_options, split_spelling
 
 
 @dataclass(frozen=True, slots=True)

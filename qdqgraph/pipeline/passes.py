@@ -7,7 +7,6 @@ config file, in logs and in tests. Options are the function's keyword-only argum
 from __future__ import annotations
 
 import inspect
-import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,22 +18,19 @@ from typing import (
     Literal,
     ParamSpec,
     TypeAlias,
-    get_args,
-    get_origin,
     get_type_hints,
 )
 
 from qdqgraph.errors import UsageError
 from qdqgraph.graph.pattern import Match, Operation, match_node
+from qdqgraph.pipeline.spelling import Option, convert, spell
 
 if TYPE_CHECKING:
-    from qdqgraph.graph.view import Node
     from qdqgraph.pipeline.context import Context
 
 Stage: TypeAlias = Literal["tidy", "select", "place", "share", "prune", "configure", "regroup"]
 STAGES: tuple[Stage, ...] = ("tidy", "select", "place", "share", "prune", "configure", "regroup")
 """`select` holds the user's exclusions; between `configure` and `regroup` lies calibration."""
-Option: TypeAlias = "bool | int | float | str | Callable[[Node], bool]"
 P = ParamSpec("P")
 
 
@@ -69,7 +65,7 @@ class Pass:
                     f"{self.name} has no option {key!r}",
                     fix=f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}",
                 )
-            chosen[key] = _convert(given, self.kinds[key], f"{self.name}{{{key}}}")
+            chosen[key] = convert(given, self.kinds[key], f"{self.name}{{{key}}}")
         return replace(self, options=tuple(sorted(chosen.items())), scope=scope)
 
     def option(self, key: str) -> Option:
@@ -83,47 +79,13 @@ class Pass:
     @property
     def spelling(self) -> str:
         """`name{option=value}`, which `Pipeline` and the command line parse back."""
-        shown = [f"{key}={_spell(value)}" for key, value in self.options]
+        shown = [f"{key}={spell(value)}" for key, value in self.options]
         if self.scope:
             shown.append(f"scope={self.scope}")
         return f"{self.name}{{{','.join(shown)}}}" if shown else self.name
 
     def __str__(self) -> str:
         return self.spelling
-
-
-def _spell(value: Option) -> str:
-    if callable(value):
-        return getattr(value, "__name__", "callable")
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _convert(given: Option, kind: object, where: str) -> Option:
-    if callable(given):
-        return given
-    if get_origin(kind) is Literal:
-        allowed = get_args(kind)
-        for choice in allowed:
-            if str(choice) == str(given):
-                return choice
-        raise UsageError(
-            f"{given!r} is no choice for {where}", fix=f"one of {', '.join(map(str, allowed))}"
-        )
-    text = str(given).strip()
-    try:
-        if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
-                text.lower()
-            ]
-        if kind is int:
-            return int(text)
-        if kind is float:
-            return float(text)
-    except (KeyError, ValueError):
-        raise UsageError(
-            f"{given!r} is no {getattr(kind, '__name__', kind)}", where=where
-        ) from None
-    return text
 
 
 def _build(function: Callable[..., None], stage: Stage, body: Callable[..., None]) -> Pass:
@@ -183,45 +145,6 @@ def rule(
         return _build(function, stage, body)
 
     return make
-
-
-SPELLING = re.compile(r"^\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>.*)\})?\s*$", re.S)
-
-
-def split_spelling(text: str) -> tuple[str, dict[str, str]]:
-    """`name{a=1,scope=x.*}` taken apart. Raises `UsageError` when it is not of that form.
-
-    >>> split_spelling("share{guard=16}")
-    ('share', {'guard': '16'})
-    """
-    found = SPELLING.match(text)
-    if not found:
-        raise UsageError(
-            f"{text!r} does not spell a pass", fix="write name or name{option=value,...}"
-        )
-    return found["name"].replace("_", "-"), split_options(found["options"] or "", text)
-
-
-def split_options(text: str, whole: str = "") -> dict[str, str]:
-    """`a=1,b=percentile{p=99.9,two_sided=true}` as a dict; commas inside braces belong to a value.
-
-    >>> split_options("bits=8,method=percentile{p=99.9,two_sided=true}")["method"]
-    'percentile{p=99.9,two_sided=true}'
-    """
-    parts, depth = [""], 0
-    for character in text:
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    options: dict[str, str] = {}
-    for part in filter(str.strip, parts):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError(f"{part!r} in {whole or text!r} is not option=value")
-        options[key.strip()] = value.strip()
-    return options
 
 
 def find_pass(name: str, known: Iterable[Pass]) -> Pass:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from qdqgraph.errors import PassError, QdqGraphError
 from qdqgraph.pipeline.context import Context
-from qdqgraph.pipeline.passes import STAGES, Option, Pass, Stage, find_pass
+from qdqgraph.pipeline.passes import STAGES, Pass, Stage, find_pass
+from qdqgraph.pipeline.spelling import Option
 from qdqgraph.pipeline.targets import Target
 
 

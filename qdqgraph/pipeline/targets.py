@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from qdqgraph.errors import UsageError
-from qdqgraph.pipeline.passes import Option
+from qdqgraph.pipeline.spelling import Option
 
 TargetName: TypeAlias = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 Version: TypeAlias = "tuple[int, ...]"

@@ -20,9 +20,10 @@ def products(plan: Plan) -> tuple[list[Node], list[Node]]:
     floats: list[Node] = []
     for node in plan.graph.nodes:
         if node.op.weighted:
-            weight = weight_edge(node)
-            planned = weight in plan.entries if weight else node.edges[1] in plan.entries
-            (int8 if planned else floats).append(node)
+            weight = weight_edge(node) or node.edges[1]
+            writer = weight.value.producer
+            stored = writer is not None and writer.op.name == "dequantize"
+            (int8 if stored or weight in plan.entries else floats).append(node)
     return int8, floats
 
 

@@ -49,7 +49,8 @@ def no_false_residual(folder: Path, run: Run) -> None:
     dequantized = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     for name in ("twice", "plus1", "spread"):
         assert not set(node(model, name).input) & dequantized, name
-    assert len(set(node(model, "total").input) & dequantized) == 1  # the shortcut
+    assert len(set(node(model, "sum").input) & dequantized) == 1  # the other stays bare
+    assert len(set(node(model, "total").input) & dequantized) == 2  # no product fuses with it
     assert relative_error(folder / MODEL, folder / OUTPUT, {"x": images()[:1]}) < 0.08
 
 

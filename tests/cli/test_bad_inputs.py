@@ -6,6 +6,7 @@ its bytes, no file is left behind, and what exit code 0 promises holds of the ou
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import onnx
@@ -25,6 +26,8 @@ def test_hostile_input(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "feeding", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     case.build()
     before = snapshot(folder)
     result = run(*case.argv)

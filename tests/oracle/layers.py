@@ -117,6 +117,8 @@ def _kernel(line: str) -> Kernel:
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
     return tuple(
-        Tensor(m["name"], m["dtype"].lower(), tuple(int(d) for d in re.findall(r"-?\d+", m["shape"])))
+        Tensor(
+            m["name"], m["dtype"].lower(), tuple(int(d) for d in re.findall(r"-?\d+", m["shape"]))
+        )
         for m in TENSOR.finditer(text)
     )

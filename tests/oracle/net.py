@@ -108,7 +108,9 @@ class Net:
         """A convolution and its activation."""
         return self.relu(self.conv(x, inputs, outputs, kernel))
 
-    def linear(self, x: str, inputs: int, outputs: int, *, bias: bool = True, name: str = "") -> str:
+    def linear(
+        self, x: str, inputs: int, outputs: int, *, bias: bool = True, name: str = ""
+    ) -> str:
         """MatMul and Add, as exporters write a Linear on three dimensions."""
         name = name or self._fresh("fc")
         product = self.node("MatMul", x, self.weight(inputs, outputs), name=name)

@@ -57,6 +57,8 @@ def best_placement(row: str, compiler: Compiler) -> tuple[str, Report]:
         for name, placement in variants(row, model).items()
     }
     built = {name: report for name, report in reports.items() if report.ok}
-    assert len(built) == len(reports), {name: reports[name].errors for name in reports.keys() - built}
+    assert len(built) == len(reports), {
+        name: reports[name].errors for name in reports.keys() - built
+    }
     name = min(built, key=lambda name: built[name].figures.act_bytes_folded)
     return name, built[name]

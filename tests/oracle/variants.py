@@ -238,7 +238,6 @@ def _attention(model: onnx.ModelProto) -> Variants:
     if "qkv" in nodes:
         joint = next(node.name for node in model.graph.node if "qkv" in node.input)
         same = tuple(f"{pair}={joint}" for pair in (q, k, v))
-        found["projection float"] = place(floats="qkv")
         found["joint, float core"] = place(joint)
         found["joint and all"] = place(joint, *same, "softmax")
         found["joint and all, own"] = place(joint, q, k, v, "softmax")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import warnings
@@ -171,13 +172,9 @@ def test_in_place_operators_are_rewritten_exactly(function: Function) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6)
     captured = capture(Calls(function), (x,))
-    names = [
-        str(node.target).split(".")[1]
-        for node in captured.graph.nodes
-        if "aten" in str(node.target)
-    ]
-    assert names
-    assert not [name for name in names if name.endswith("_")]
+    called = [str(node.target) for node in captured.graph.nodes if node.op == "call_function"]
+    assert called
+    assert not [name for name in called if re.fullmatch(r"aten\..*_\.\w+", name)]
     assert torch.equal(captured(x.clone()), function(x.clone()))
 
 
@@ -239,8 +236,6 @@ def test_constants_are_read_as_they_are() -> None:
     found = graph.values["0.weight"].const
     assert found is not None
     np.testing.assert_array_equal(found, module[0].weight.detach().numpy())
-    half = graph_of(nn.Linear(4, 4).to(torch.bfloat16), 1, 4) if False else None
-    assert half is None
 
 
 def test_bfloat16_weights_are_read_exactly() -> None:
@@ -307,8 +302,8 @@ def test_pieces_of_a_split_are_outputs_of_one_node() -> None:
 
 def test_symbolic_sizes_are_text_and_no_data() -> None:
     module = Calls(lambda x: x.view(x.size(0), -1) * 2)
-    shapes = ((({0: torch.export.Dim("n")}),),)
-    captured = capture(module, (torch.zeros(2, 3, 4),), dynamic_shapes={"x": shapes[0][0]})
+    shapes = ({0: torch.export.Dim("n")},)
+    captured = capture(module, (torch.zeros(2, 3, 4),), dynamic_shapes=shapes)
     graph = FxGraph(captured)
     shape = graph.inputs[0].shape
     assert shape is not None
@@ -339,9 +334,8 @@ OPERATORS: list[tuple[str, nn.Module, tuple[int, ...], tuple[str, ...]]] = [
     ("average_pool", nn.AdaptiveAvgPool2d((3, 4)), (1, 4, 12, 12), ("kernel_shape", "strides")),
     ("global_average_pool", nn.AdaptiveAvgPool2d(1), (1, 4, 12, 12), ()),
     ("transpose", Calls(lambda x: x.transpose(-1, 1)), (2, 3, 4, 5), ("perm",)),
-    ("transpose", Calls(lambda x: x.permute(0, -1, 1, 2)), (2, 3, 4, 5), ("perm",)),
+    ("transpose", Calls(lambda x: x.permute(0, 3, 1, 2)), (2, 3, 4, 5), ("perm",)),
     ("flatten", nn.Flatten(), (2, 3, 4), ("axis",)),
-    ("reshape", Calls(lambda x: x.flatten(0, 1)), (2, 3, 4), ()),
     ("concat", Calls(lambda x: torch.cat([x, x * 2], 1)), (2, 3), ("axis",)),
     ("leaky_relu", nn.LeakyReLU(0.3), (2, 3), ("alpha",)),
     ("elu", nn.ELU(0.7), (2, 3), ("alpha",)),
@@ -381,7 +375,8 @@ def only_exported(module: nn.Module, shape: tuple[int, ...], op: str) -> Node:
 @pytest.mark.parametrize(
     ("op", "module", "shape", "expected"),
     [
-        ("pad", Calls(lambda x: F.pad(x, (1, 2, 3, 4))), (1, 2, 3, 4), {"pads": [0, 0, 3, 1, 0, 0, 4, 2]}),
+        ("pad", Calls(lambda x: F.pad(x, (1, 2, 3, 4))), (1, 2, 3, 4),
+         {"pads": [0, 0, 3, 1, 0, 0, 4, 2]}),
         ("slice", Calls(lambda x: x[:, 1:7:2]), (2, 8),
          {"axes": [1], "starts": [1], "ends": [7], "steps": [2]}),
         ("split", Calls(lambda x: x.split([2, 6], -1)[1]), (2, 8), {"split": [2, 6]}),
@@ -389,6 +384,8 @@ def only_exported(module: nn.Module, shape: tuple[int, ...], op: str) -> Node:
         ("resize", nn.Upsample(size=(5, 7)), (1, 2, 3, 3), {"sizes": [1, 2, 5, 7]}),
         ("reduce_mean", Calls(lambda x: x.mean((2, 3))), (1, 2, 3, 3), {"axes": [2, 3]}),
         ("unsqueeze", Calls(lambda x: x.unsqueeze(1)), (2, 3), {"axes": [1]}),
+        ("reshape", Calls(lambda x: x.flatten(0, 1)), (2, 3, 4), {"shape": [6, 4]}),
+        ("reshape", Calls(lambda x: x.unflatten(1, (2, -1))), (3, 6), {"shape": [3, 2, 3]}),
         ("clip", nn.Hardtanh(-2, 3), (2, 3), {"min": -2.0, "max": 3.0}),
     ],
 )  # fmt: skip
@@ -411,6 +408,7 @@ def test_a_bilinear_resize_does_not_move_data() -> None:
     assert moves == {"nearest": True, "bilinear": False}
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 def test_same_padding_is_spelled_out() -> None:
     """Oracle: the pads read, applied by hand, give the convolution itself."""
     torch.manual_seed(0)
@@ -438,7 +436,7 @@ def test_batch_norms_fold_into_the_module() -> None:
     assert not [node for node in folded.graph.nodes if "batch_norm" in str(node.target)]
     # Each folded weight is rounded to float32 once (6e-8 relative); 36 products add up.
     expected = module(x).detach()
-    assert float((folded(x) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    assert float((folded(x).detach() - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     assert torch.equal(module[0][0].weight, kept)
     assert "0.0.weight" in dict(folded.named_parameters())
     assert not [name for name in folded.state_dict() if "running_var" in name]
@@ -485,10 +483,7 @@ def test_add_input_gives_a_bias() -> None:
 
 
 def test_replace_and_erase_reach_the_module() -> None:
-    graph, x = (
-        graph_of(Calls(lambda x: (x.relu() + 1, x.relu() * 2)[0]), 3),
-        torch.tensor([-1.0, 0, 2]),
-    )
+    graph, x = graph_of(Calls(lambda x: x.relu() + 1), 3), torch.tensor([-1.0, 0, 2])
     relu = only(graph, "relu")
     with pytest.raises(InvalidGraphError, match="still read"):
         graph.erase(relu)
