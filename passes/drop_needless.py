@@ -6,6 +6,7 @@ activation *and* its weight in int8: with one of the two it runs in float and th
 
 from __future__ import annotations
 
+from qdqgraph.graph.walk import is_dequantized
 from qdqgraph.graph.weights import activation_edges, weight_edge
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
@@ -20,7 +21,8 @@ def drop_needless(ctx: Context) -> None:
         weight = weight_edge(node)
         edges = [*activation_edges(node), *([weight] if weight else [])]
         planned = [edge for edge in edges if edge in ctx.plan.entries]
-        if planned and len(planned) < len(edges):
-            missing = next(edge for edge in edges if edge not in ctx.plan.entries)
+        bare = [e for e in edges if e not in ctx.plan.entries and not is_dequantized(e.value)]
+        if planned and bare:
+            missing = bare[0]
             for edge in planned:
                 ctx.plan.drop(edge, f"{missing.role} stays float, so the product runs in float")

@@ -27,6 +27,10 @@ def emit_pairs(ctx: Context, *, movers: Literal["behind", "forks", "around"] = "
             if entry.carried:
                 ways[entry.quantizer.id] += sum(1 for out in entry.edge.node.outputs if out.uses)
         standing.update(identity for identity, count in ways.items() if count > 1)
+        for node in ctx.nodes():
+            if node.op.name == "concat":
+                read = [q.id for e in node.moved_edges if (q := ctx.plan.quantizer_on(e))]
+                standing.update(read if standing.intersection(read) else ())
     for entry in ctx.plan.entries.values():
         if entry.carried and (movers == "around" or entry.quantizer.id in standing):
             entry.carried = False

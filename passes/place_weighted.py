@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qdqgraph.graph.view import Edge, Node, Value
-from qdqgraph.graph.walk import activations_behind
+from qdqgraph.graph.view import Edge, Node
+from qdqgraph.graph.walk import activations_behind, is_dequantized
 from qdqgraph.graph.weights import (
     activation_edges,
     channels_per_group,
@@ -69,7 +69,7 @@ def place_weighted(
 
 def _stored_codes(node: Node) -> Edge | None:
     """The read of a weight that the file holds as int8 codes: its product lacks the activation."""
-    if len(node.inputs) < 2 or not _is_dequantized(node.inputs[1]):
+    if len(node.inputs) < 2 or not is_dequantized(node.inputs[1]):
         return None
     pair = node.edges[1].value.producer
     codes = pair.inputs[0] if pair is not None else None
@@ -77,13 +77,8 @@ def _stored_codes(node: Node) -> Edge | None:
     return node.edges[1] if whole and pair is not None and not pair.int("block_size") else None
 
 
-def _is_dequantized(value: Value | None) -> bool:
-    producer = value.producer if value is not None else None
-    return producer is not None and producer.op.name == "dequantize"
-
-
 def _why_float(node: Node, weight: Edge | None) -> str | None:
-    if all(_is_dequantized(value) for value in node.inputs[:2]):
+    if all(is_dequantized(value) for value in node.inputs[:2]):
         return "already quantized in the file"
     if weight is None:
         return "both operands vary: a product of two activations stays float"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,14 @@ def quantize(
     started = time.perf_counter()
     out = Output(destination.as_json)
     target = output_path(model, destination)
+    check_plan_path(plan_out, model, target)
     if plan_in is not None:
+        if replace(placement, target=Placement.target) != Placement():
+            raise UsageError(
+                "--plan-in and options that place contradict each other",
+                where=str(plan_in),
+                fix="drop those options, or plan anew and drop --plan-in",
+            )
         made = replay_plan(model, read_plan(plan_in), trt_version=trt_version)
     else:
         made = make_plan(model, pipeline=placement.pipeline(), trt_version=trt_version)
@@ -88,12 +96,13 @@ def quantize(
     scaled = plan_in is not None and all(q.encoding is not None for q in made.used())
     if made.entries and not scaled:
         run_calibration(made, calibration, out)
-    if plan_out is not None:
-        write_json(plan_out, made.to_json())
+    planned = made.to_json() if plan_out is not None else {}
     told = facts(made)
     lines = summary_lines(made)
     result = apply_plan(made, weights=weights, opset=opset, allow_empty=allow_empty)
     saved = result.save(target, in_place=destination.in_place, verify=destination.verify)
+    if plan_out is not None:
+        write_json(plan_out, planned)
     for line in lines:
         out.line(line)
     report = saved_report(saved, model, result)
@@ -105,7 +114,7 @@ def quantize(
         {
             **report,
             **told,
-            "target": placement.target,
+            "target": made.pipeline.target.name,
             "method": calibration.spelled_method,
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -199,6 +208,7 @@ def plan(
 ) -> None:
     """Show what would be quantized in MODEL, which scales would be shared, and why."""
     out = Output(as_json)
+    check_plan_path(plan_out, model)
     made = make_plan(model, pipeline=placement.pipeline(), trt_version=trt_version)
     if calibration.data is not None or calibration.random:
         run_calibration(made, calibration, out)
@@ -294,6 +304,18 @@ def output_path(model: Path, destination: Destination) -> Path:
         raise OutputError("the output is the model itself", where=str(model), fix="say --in-place")
     check_output(destination.output)
     return destination.output
+
+
+def check_plan_path(plan_out: Path | None, *others: Path) -> None:
+    """Raises `OutputError`, before any work, where the plan cannot go or would replace a model."""
+    if plan_out is None:
+        return
+    real = check_output(plan_out)
+    for other in others:
+        if real == Path(os.path.realpath(other)):
+            raise OutputError(
+                "the plan would replace the model", where=str(other), fix="name another file"
+            )
 
 
 def run_calibration(made: ModelPlan, calibration: Calibration, out: Output) -> None:

@@ -110,6 +110,12 @@ def product_behind(value: Value) -> Product | None:
     return None
 
 
+def is_dequantized(value: Value | None) -> bool:
+    """True for what a DequantizeLinear of the file writes."""
+    producer = value.producer if value is not None else None
+    return producer is not None and producer.op.name == "dequantize"
+
+
 def products_to_fork(a: Value, b: Value) -> tuple[int, int]:
     """How many products lie on the longest path from each tensor back to their common ancestor.
 

@@ -274,6 +274,8 @@ class Plan:
                 )
         self.touched.clear()
         for link in self.links:
+            if link.a not in self.quantizers or link.b not in self.quantizers:
+                continue  # a member that an edited plan file no longer uses still joins the others
             a, b = self.quantizers[link.a].spec, self.quantizers[link.b].spec
             if (
                 a.axis is not None

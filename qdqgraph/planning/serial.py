@@ -51,7 +51,13 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "majors": dict(sorted(plan.majors.items())),
         "rescaled": {name: by.tolist() for name, by in sorted(plan.rescaled.items())},
         "float": [
-            {"node": node.name, "op": node.op.name, "reasons": [reason for _, reason in notes]}
+            {
+                "node": node.name,
+                "op": node.op.name,
+                "output": node.key,
+                "passes": [author for author, _ in notes],
+                "reasons": [reason for _, reason in notes],
+            }
             for node, notes in sorted(plan.floats.items(), key=lambda item: order.get(item[0], 0))
         ],
     }
@@ -94,6 +100,16 @@ def read_plan(path: str | Path) -> dict[str, Any]:
 
 def replay(plan: Plan, data: Mapping[str, Any]) -> None:
     """Fill an empty plan from JSON. Raises `UsageError` listing every edge that does not fit."""
+    try:
+        _replay(plan, data)
+    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        raise UsageError(
+            f"the plan is malformed: {type(cause).__name__} {cause}",
+            fix="write one with --plan-out and edit that",
+        ) from cause
+
+
+def _replay(plan: Plan, data: Mapping[str, Any]) -> None:
     readers = {node.key: node for node in plan.graph.nodes}
     stored = {item["id"]: item for item in data["quantizers"]}
     missing: list[str] = []
@@ -134,6 +150,10 @@ def replay(plan: Plan, data: Mapping[str, Any]) -> None:
         Link(k["a"], k["b"], k["reason"], k["pass"], float(k["guard"])) for k in data["links"]
     )
     plan.majors.update(data.get("majors", {}))
+    for item in data.get("float", ()):
+        notes = list(zip(item.get("passes", ()), item["reasons"], strict=False))
+        if item.get("output") in readers and notes:
+            plan.floats[readers[item["output"]]] = notes
     plan.rescaled.update({k: np.asarray(v) for k, v in data.get("rescaled", {}).items()})
     plan.check()
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from qdqgraph.graph.view import Node
+from qdqgraph.graph.walk import is_dequantized
 from qdqgraph.graph.weights import weight_edge
 from qdqgraph.planning.plan import Plan
 
@@ -21,9 +22,8 @@ def products(plan: Plan) -> tuple[list[Node], list[Node]]:
     for node in plan.graph.nodes:
         if node.op.weighted:
             weight = weight_edge(node) or node.edges[1]
-            writer = weight.value.producer
-            stored = writer is not None and writer.op.name == "dequantize"
-            (int8 if stored or weight in plan.entries else floats).append(node)
+            is_int8 = weight in plan.entries or is_dequantized(weight.value)
+            (int8 if is_int8 else floats).append(node)
     return int8, floats
 
 

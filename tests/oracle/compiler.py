@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,9 +30,12 @@ Source: TypeAlias = "onnx.ModelProto | str | Path"
 
 PACKAGE = "tensorrt_rtx"
 WHY_NOT = f"{PACKAGE} is not installed: pip install 'qdqgraph[tensorrt-rtx]'"
+CHILD = Path(__file__).with_name("child.py")
 HOPS = 4
 """How many movers may lie between a DQ and the product that reads it."""
-MOVERS = frozenset("Transpose Reshape Flatten Squeeze Unsqueeze Identity MaxPool Cast".split())
+MOVERS = frozenset(
+    {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Cast"}
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Report:
     ok: bool
     errors: tuple[str, ...]
     kernels: tuple[Kernel, ...] = ()
-    figures: Figures = Figures()
+    figures: Figures = field(default_factory=Figures)
 
     def __str__(self) -> str:
         return "\n".join((*self.errors, *map(str, self.kernels)))
@@ -56,10 +59,11 @@ def installed() -> bool:
 class Compiler:
     """A child process that compiles one graph after the other for one compute capability."""
 
-    def __init__(self, sm: str = "SM89", limit: int = 60) -> None:
-        """`limit` is in seconds a graph."""
+    def __init__(self, sm: str = "SM89", limit: int = 60, script: Path = CHILD) -> None:
+        """`limit` is in seconds a graph; `script` is what the child runs."""
         self.sm = sm
         self.limit = limit
+        self.script = script
         self._child: subprocess.Popen[str] | None = None
 
     def compile(self, source: Source) -> Report:
@@ -67,7 +71,7 @@ class Compiler:
         with tempfile.TemporaryDirectory() as folder:
             if isinstance(source, onnx.ModelProto):
                 path = Path(folder) / "model.onnx"
-                onnx.save(source, path)
+                path.write_bytes(source.SerializeToString())
             else:
                 path = Path(source).resolve()
             answer = self._ask(path)
@@ -79,7 +83,7 @@ class Compiler:
         model = (
             source
             if isinstance(source, onnx.ModelProto)
-            else onnx.load(source, load_external_data=False)
+            else onnx.ModelProto.FromString(path.read_bytes())
         )
         kernels = read_layers(layers)
         op_types = {name_of(node): node.op_type for node in model.graph.node}
@@ -106,9 +110,8 @@ class Compiler:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._child is None:
-            script = Path(__file__).with_name("child.py")
             self._child = subprocess.Popen(
-                [sys.executable, str(script), self.sm, str(self.limit)],
+                [sys.executable, str(self.script), self.sm, str(self.limit)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

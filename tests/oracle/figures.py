@@ -22,9 +22,11 @@ JIT_KERNELS = frozenset({"runtime_fusion", "runtime_function"})
 WAITING = frozenset({"signal", "wait", "shape_call"})
 PAIR_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant"})
 POINTWISE = PAIR_OPS | frozenset(
-    "Conv ConvTranspose Gemm MatMul BatchNormalization Relu Clip LeakyRelu PRelu Elu Sigmoid Tanh "
-    "HardSigmoid HardSwish Softplus Erf Gelu Mul Add Sub Div Max Min Identity Cast".split()
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Identity", "Cast"}
+    | {"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"}
+    | {"Softplus", "Erf", "Gelu", "Mul", "Add", "Sub", "Div", "Max", "Min"}
 )
+"""What the epilogue of a product can compute without reading neighbours."""
 SMALL_CONSTANT = 64
 """Constants of at most so many bytes are scales or shapes, unless there are no others."""
 

@@ -81,7 +81,8 @@ class Kernel:
         def shown(tensors: tuple[Tensor, ...]) -> str:
             return " ".join(f"{t.dtype}{list(t.shape)}" for t in tensors)
 
-        return f"{self.type:16s} {shown(self.inputs)} -> {shown(self.outputs)} | {','.join(self.nodes)}"
+        operands = f"{shown(self.inputs)} -> {shown(self.outputs)}"
+        return f"{self.type:16s} {operands} | {','.join(self.nodes)}"
 
 
 def read_layers(message: str) -> tuple[Kernel, ...]:

@@ -19,8 +19,15 @@ def double(net: Net, x: str, mode: str = "nearest") -> str:
     """Resize to twice the height and width."""
     scales = net.constant(np.array([1, 1, 2, 2], np.float32))
     if mode == "nearest":
-        rounding = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return net.node("Resize", x, "", scales, mode=mode, **rounding)
+        return net.node(
+            "Resize",
+            x,
+            "",
+            scales,
+            mode=mode,
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )
     return net.node("Resize", x, "", scales, mode=mode)
 
 

@@ -6,6 +6,7 @@ it writes; further outputs are `split:1`, `split:2`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class Net:
 
     def weight(self, *shape: int, hint: str = "weight") -> str:
         """Normal weights with a spread that keeps activations near 1."""
-        spread = np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
+        spread = math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
         return self.constant(self.random.normal(0, spread, shape), hint)
 
     def node(

@@ -1,8 +1,8 @@
 """Puts Q/DQ pairs on named reads of a float graph, exactly as told: placements to compare with.
 
-A placement lists pairs as `tensor`, `tensor>reader` or `tensor>*` (see `Pair`). Every product gets a
-pair on its activation and a DQ on its weight unless told otherwise, so that an empty placement is
-the plain one: int8 products, nothing else.
+A placement lists pairs as `tensor` or `tensor>reader` (see `Pair`). Every product gets a pair on
+its activation and a DQ on its weight unless told otherwise, so that an empty placement is the
+plain one: int8 products, nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from tests.oracle.net import Array
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DQ_OPSET = 19
@@ -154,10 +156,11 @@ class Inserter:
         rest = tuple(k for k in range(weight.ndim) if k != axis)
         scale = np.abs(weight).max(axis=rest) / 127 + 1e-9
         shape = [-1 if k == axis else 1 for k in range(weight.ndim)]
-        codes = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+        codes = np.rint(weight / scale.reshape(shape)).astype(np.int8)
         name = f"{node.name}/weight"
         self.graph.initializer.append(numpy_helper.from_array(codes, f"{name}/codes"))
-        parameters = self._parameters(name, scale, np.zeros(scale.shape, np.int8))
+        zero: Array = np.zeros(weight.shape[axis], np.int8)
+        parameters = self._parameters(name, scale, zero)
         self.graph.node.append(
             helper.make_node(
                 "DequantizeLinear", [f"{name}/codes", *parameters], [name], name, axis=axis
@@ -165,7 +168,7 @@ class Inserter:
         )
         node.input[1] = name
 
-    def _parameters(self, name: str, scale: np.ndarray, zero: np.ndarray) -> tuple[str, str]:
+    def _parameters(self, name: str, scale: Array, zero: Array) -> tuple[str, str]:
         self.graph.initializer.append(
             numpy_helper.from_array(np.asarray(scale, self.float), f"{name}/scale")
         )
