@@ -2,10 +2,9 @@
 
     python -m benchmarks.calibration [--json] [--samples 8] [--network resnet50|mobilenet_v2]
 
-`plain` runs the float model in onnxruntime with all optimizations. A method's `ratio` is that of
-what a sample costs beside it: of two runs over different numbers of samples, the difference, so
-that what happens once (opening, planning, loading the session, choosing the ranges) is told
-apart, as `once_s`. `total` is the plain ratio of both runs as they are, session loading included.
+`ms_per_sample` is the loop over the samples alone, `ratio` that against plain float inference in
+onnxruntime with all optimizations. `once_s` is all else: opening, planning, loading the session,
+choosing the ranges. `total` compares everything, for so many samples.
 
 Peak sizes are those of fresh processes at 8 and at 32 samples; they must not grow.
 """
@@ -14,6 +13,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from benchmarks.measure import (
     report,
 )
 from benchmarks.networks import images, mobilenet_v2, resnet50
+from qdqgraph.calibration.feeds import Feed
 
 NETWORKS = {"resnet50": resnet50, "mobilenet_v2": mobilenet_v2}
 METHODS = ("max", "percentile{p=99.99}", "mse", "entropy")
@@ -37,65 +40,76 @@ OTHER_TARGET = 2.5
 FEW, MANY = 8, 32
 
 
-def ratios(path: Path, samples: int, rounds: int) -> list[dict[str, object]]:
+class Timed:
+    """The feeds of a calibration, and the CPU seconds from the first one to the end."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
+        start = time.process_time()
+        yield from feeds
+        self.seconds = time.process_time() - start
+
+
+def plain(path: Path, data: Sequence[Any]) -> float:
     import onnxruntime as ort
 
-    data = images(2 * samples)
+    session: Any = ort.InferenceSession(path, ort.SessionOptions(), ["CPUExecutionProvider"])
+    start = time.process_time()
+    for sample in data:
+        session.run(None, {"x": sample})
+    return time.process_time() - start
 
-    def plain(count: int) -> None:
-        session: Any = ort.InferenceSession(path, ort.SessionOptions(), ["CPUExecutionProvider"])
-        for sample in data[:count]:
-            session.run(None, {"x": sample})
 
-    def calibrated(method: str, count: int) -> None:
-        qg.calibrate(qg.plan(path), data[:count], method=method)
+def calibrated(path: Path, data: Sequence[Any], method: str) -> float:
+    timed = Timed()
+    qg.calibrate(qg.plan(path), data, method=method, progress=timed)
+    return timed.seconds
 
-    cases = {("plain", n): (lambda n=n: plain(n)) for n in (samples, 2 * samples)}
-    for method in METHODS:
-        for n in (samples, 2 * samples):
-            cases[method, n] = lambda method=method, n=n: calibrated(method, n)
+
+def ratios(path: Path, samples: int, rounds: int) -> list[dict[str, object]]:
+    data = images(samples)
+    loops = dict.fromkeys(("plain", *METHODS), float("inf"))
+
+    def case(name: str) -> None:
+        found = plain(path, data) if name == "plain" else calibrated(path, data, name)
+        loops[name] = min(loops[name], found)
+
     with one_thread():
-        least = least_cpu_seconds(cases, rounds)
-    rows: list[dict[str, object]] = []
-    base = (least["plain", 2 * samples] - least["plain", samples]) / samples
-    for name in ("plain", *METHODS):
-        each = (least[name, 2 * samples] - least[name, samples]) / samples
-        rows.append(
-            {
-                "method": name,
-                "ms_per_sample": 1e3 * each,
-                "ratio": each / base,
-                "target": "-" if name == "plain" else TARGETS.get(name, OTHER_TARGET),
-                "total": least[name, 2 * samples] / least["plain", 2 * samples],
-                "once_s": least[name, samples] - each * samples,
-            }
-        )
-    return rows
+        whole = least_cpu_seconds({name: partial(case, name) for name in loops}, rounds)
+    return [
+        {
+            "method": name,
+            "ms_per_sample": 1e3 * loop / samples,
+            "ratio": loop / loops["plain"],
+            "target": "-" if name == "plain" else TARGETS.get(name, OTHER_TARGET),
+            "once_s": whole[name] - loop,
+            "total": whole[name] / whole["plain"],
+        }
+        for name, loop in loops.items()
+    ]
 
 
 def child(path: str, method: str, samples: str) -> None:
     """Calibrate in this process and print its peak size."""
     data = images(MANY)[: int(samples)]
+    before = peak_bytes()
     with one_thread():
-        before = peak_bytes()
         qg.calibrate(qg.plan(path), data, method=method)
     print(json.dumps({"before": before, "peak": peak_bytes()}))
 
 
 def sizes(path: Path) -> list[dict[str, object]]:
+    """Peak megabytes by method; the least of three processes each, as they vary by some 5 %."""
     rows: list[dict[str, object]] = []
     for method in METHODS:
-        peaks = [
-            in_child("benchmarks.calibration", path, method, count)["peak"] / 1e6
+        few, many = (
+            min(in_child("benchmarks.calibration", path, method, count)["peak"] for _ in range(3)) / 1e6
             for count in (FEW, MANY)
-        ]
+        )
         rows.append(
-            {
-                "method": method,
-                f"peak_mb_{FEW}": peaks[0],
-                f"peak_mb_{MANY}": peaks[1],
-                "growth_mb": peaks[1] - peaks[0],
-            }
+            {"method": method, f"mb_{FEW}": few, f"mb_{MANY}": many, "growth_mb": many - few}
         )
     return rows
 

@@ -34,7 +34,7 @@ def place_features(ctx: Context, *, enabled: bool = True) -> None:
 
 def _feeds_int8(ctx: Context, concat: Node) -> bool:
     for edge in concat.output.uses:
-        if edge.index >= 0:
+        if edge.index >= 0 and edge.node.op.name != "concat":
             for reader in end_of_chain(edge.node.output).uses:
                 pools = reader.index >= 0 and Trait.AVERAGES in reader.node.op.traits
                 if reader in ctx.plan.entries or (

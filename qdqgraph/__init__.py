@@ -11,10 +11,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from qdqgraph import errors as errors
 from qdqgraph._version import __version__
 
 if TYPE_CHECKING:
-    from qdqgraph import errors as errors
     from qdqgraph.job import ModelPlan as ModelPlan
     from qdqgraph.job import apply as apply
     from qdqgraph.job import calibrate as calibrate

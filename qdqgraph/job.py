@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
-import onnx
 
 from qdqgraph.calibration.collect import collect
 from qdqgraph.calibration.equalization import SAMPLES, equalize, rescale
@@ -44,7 +44,8 @@ HISTOGRAM_CAP = 16_384
 ENTROPY_CAP = 65_536
 PLACEMENT = ("select", "place", "share", "prune", "configure")
 
-Source: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | Model | object"
+Source: TypeAlias = object
+"""A path, an `onnx.ModelProto`, an opened `Model`, or an onnx-graphsurgeon graph."""
 
 
 class ModelPlan(Plan):
@@ -255,7 +256,9 @@ def refuse_empty(made: ModelPlan, allow_empty: bool) -> None:
     if made.entries or allow_empty:
         return
     if not any(node.op.name == "dequantize" for node in made.graph.nodes):
-        raise NothingToQuantizeError("nothing to quantize", where=made.model.label, fix=_why_empty(made))
+        raise NothingToQuantizeError(
+            "nothing to quantize", where=made.model.label, fix=_why_empty(made)
+        )
     made.notices.append("nothing to add: what can be quantized is quantized in the file already")
 
 
@@ -289,11 +292,8 @@ def quantize(
     >>> model.count("QuantizeLinear") > 10
     True
     """
-    if output is not None and isinstance(source, (str, os.PathLike)) and os.path.exists(output):
-        if os.path.samefile(source, output):
-            raise UsageError(
-                "output is the source file", fix="use open(...) and save(in_place=True)"
-            )
+    if output is not None and is_same_file(source, output):
+        raise UsageError("output is the source file", fix="use open(...) and save(in_place=True)")
     made = plan(source, target=target, pipeline=pipeline, trt_version=trt_version)
     if made.entries:
         calibrate(made, data, method=method, samples=samples, random=random)
@@ -301,3 +301,9 @@ def quantize(
     if output is not None:
         result.save(output)
     return result
+
+
+def is_same_file(source: Source, output: str | os.PathLike[str]) -> bool:
+    """True when `source` is a path to the very file that `output` names, links followed."""
+    path = Path(cast("str", source)) if isinstance(source, (str, os.PathLike)) else None
+    return path is not None and path.exists() and Path(output).exists() and path.samefile(output)

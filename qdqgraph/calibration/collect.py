@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,11 +18,12 @@ from onnx import TensorProto, helper
 
 from qdqgraph.calibration.blame import spoilt_constant
 from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.session import Session, first_line
 from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.errors import CalibrationError
 from qdqgraph.frontends.onnx_file.extraction import extract_ancestors
 from qdqgraph.graph.ops import Trait
-from qdqgraph.graph.view import Node, Value
+from qdqgraph.graph.view import Array, Node, Value
 
 if TYPE_CHECKING:
     from qdqgraph.frontends.onnx_file.graph import OnnxGraph
@@ -56,45 +57,47 @@ def collect(
     the model is to blame.
     """
     statistics = {value.name: TensorStatistics() for value in values}
+    fed = [value.name for value in values if value.producer is None]
     inside = [value for value in values if value.producer is not None]
     model = extract_ancestors(graph, inside)
-    taps = [Tap(value, value.name) for value in inside]
-    if not histogram:
-        taps = [_reduce(model, value, number) for number, value in enumerate(inside)]
-    else:
+    if histogram:
+        taps = [Tap(value, value.name) for value in inside]
         model.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in inside)
-    session = open_session(model, graph)
+    else:
+        taps = [_reduce(model, value, number) for number, value in enumerate(inside)]
+    session = Session(model, graph.folder) if taps else None
     names = [name for tap in taps for name in (tap.high, tap.low) if name]
-    fed = {value.name for value in values if value.producer is None}
-    wanted = {item.name for item in session.get_inputs()} if session else set[str]()
     for feed in feeds:
         for name in fed:
             _update(statistics[name], feed.arrays[name], feed.index, cap, histogram)
         if session is None:
             continue
-        try:
-            found = session.run(names, {k: v for k, v in feed.arrays.items() if k in wanted})
-        except Exception as cause:
-            raise CalibrationError(
-                f"onnxruntime cannot run the model: {str(cause).splitlines()[0][:300]}",
-                where=f"sample {feed.index} ({feed.origin})",
-                fix="check that the float model runs on this sample",
-            ) from cause
-        by_name: dict[str, Any] = dict(zip(names, found, strict=True))
+        found = dict(zip(names, run_sample(session, names, feed), strict=True))
         for tap in taps:
-            high = by_name.pop(tap.high)
-            stats = statistics[tap.value.name]
+            high, stats = found.pop(tap.high), statistics[tap.value.name]
             if histogram:
                 _update(stats, high, feed.index, cap, histogram)
             elif high.size:
-                low = by_name.pop(tap.low).min() if tap.low else 0.0
-                stats.update_range(float(low), float(high.max()), feed.index)
+                low = float(found.pop(tap.low).min()) if tap.low else 0.0
+                stats.update_range(low, float(high.max()), feed.index)
         _check_finite(taps, statistics, feed)
     return statistics
 
 
+def run_sample(session: Session, names: Sequence[str], feed: Feed) -> list[Array]:
+    """The tensors called `names` on one sample. Raises `CalibrationError` naming the sample."""
+    try:
+        return session.run(names, feed.arrays)
+    except Exception as cause:
+        raise CalibrationError(
+            f"onnxruntime cannot run the model: {first_line(cause)}",
+            where=f"sample {feed.index} ({feed.origin})",
+            fix="check that the float model runs on this sample",
+        ) from cause
+
+
 def _update(
-    stats: TensorStatistics, array: Any, index: int, cap: int | None, histogram: bool
+    stats: TensorStatistics, array: Array, index: int, cap: int | None, histogram: bool
 ) -> None:
     if array.dtype not in (np.float32, np.float64, np.float16):
         array = array.astype(np.float32)
@@ -158,25 +161,3 @@ def is_non_negative(value: Value) -> bool:
         source = node.inputs[0]
         node = source.producer if source is not None else None
     return False
-
-
-def open_session(model: onnx.ModelProto, graph: OnnxGraph) -> Any:
-    """An onnxruntime session with all optimizations; None for a model without outputs."""
-    if not model.graph.output:
-        return None
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(graph.folder.resolve())
-    )
-    try:
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as cause:
-        raise CalibrationError(
-            f"onnxruntime cannot load the float model: {str(cause).splitlines()[0][:300]}",
-            fix="the float model must run on the CPU to be calibrated",
-        ) from cause

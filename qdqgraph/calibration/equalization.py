@@ -19,8 +19,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from qdqgraph.calibration.collect import PREFIX, open_session
+from qdqgraph.calibration.collect import PREFIX, run_sample
 from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.session import Session
 from qdqgraph.frontends.onnx_file.extraction import extract_ancestors
 from qdqgraph.graph.view import Array, Edge, Graph, Node, Value
 from qdqgraph.graph.walk import single_reader
@@ -81,7 +82,9 @@ def equalize(plan: Plan, graph: OnnxGraph, feeds: Iterable[Feed]) -> None:
             plan.rescaled[pair.tensor.name] = factors
     rescale(graph, plan.rescaled)
     if plan.rescaled:
-        plan.notices.append(f"channels equalized in front of {len(plan.rescaled)} depthwise convolutions")
+        plan.notices.append(
+            f"channels equalized in front of {len(plan.rescaled)} depthwise convolutions"
+        )
 
 
 def rescale(graph: Graph, factors: Mapping[str, Array]) -> None:
@@ -125,12 +128,11 @@ def channel_ranges(
         model.graph.node.append(helper.make_node("Abs", [value.name], [magnitude]))
         model.graph.node.append(helper.make_node("GlobalMaxPool", [magnitude], [highest]))
         model.graph.output.append(onnx.ValueInfoProto(name=highest))
-    session = open_session(model, graph)
-    wanted = {item.name for item in session.get_inputs()}
+    session = Session(model, graph.folder)
+    names = [item.name for item in model.graph.output]
     found: dict[str, npt.NDArray[np.float64]] = {}
     for feed in feeds:
-        results = session.run(None, {k: v for k, v in feed.arrays.items() if k in wanted})
-        for value, result in zip(values, results, strict=True):
+        for value, result in zip(values, run_sample(session, names, feed), strict=True):
             channels = result.astype(np.float64).max(axis=(0, *range(2, result.ndim)))
             found[value.name] = np.maximum(found.get(value.name, 0.0), channels)
     return found

@@ -37,10 +37,9 @@ class Ranges:
     def of(self, quantizer: Quantizer) -> TensorStatistics | None:
         """Merged statistics of one quantizer; None when it was not looked at."""
         if quantizer.source.is_const:
-            array = quantizer.source.const
             stats = TensorStatistics()
-            if array is not None:
-                stats.update(array, 0)
+            for _, block in quantizer.source.blocks:
+                stats.update(block, 0)
             return stats
         values = self.sources.get(quantizer.id)
         return None if values is None else merged([self.statistics[v.name] for v in values])
@@ -125,15 +124,16 @@ def choose_weights(plan: Plan, method: Literal["max", "mse"]) -> None:
 
     Raises `InvalidGraphError` for a weight that holds NaN or Inf, naming tensor and channel.
     """
+    grouped = {q.id for members in plan.members().values() if len(members) > 1 for q in members}
     for quantizer in plan.used():
-        array = quantizer.source.const
-        grouped = len(plan.members().get(plan.group_of(quantizer), ())) > 1 if plan.links else False
-        if array is None or quantizer.encoding is not None or grouped:
+        if not quantizer.source.is_const or quantizer.encoding is not None:
+            continue
+        if quantizer.id in grouped:
             continue
         chosen = quantizer.spec.method or method
         spec = quantizer.spec
         amax = channel_amax(
-            array,
+            quantizer.source.blocks,
             spec.axis,
             "mse" if chosen == "mse" else "max",
             spec.bits,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qdqgraph.errors import InvalidGraphError, UsageError
+from qdqgraph.graph.view import Blocks
 
 _BLOCK = 1 << 16  # elements; a block and its scratch stay in the second-level cache
 _MIN_ROWS = 16  # at a time, so that rows strided in memory are read a cache line each
@@ -19,7 +20,7 @@ _RATIOS = np.linspace(1.0, 0.3, 80)  # amax tried by `mse`, as parts of the exac
 
 
 def channel_amax(
-    weight: npt.NDArray[np.floating[Any]],
+    weight: npt.NDArray[np.floating[Any]] | Blocks,
     axis: int | None,
     method: Literal["max", "mse"],
     num_bits: int = 8,
@@ -31,7 +32,8 @@ def channel_amax(
     `axis` None means one range for the tensor, shape (). `mse` tries 80 ranges from the exact
     one down to 0.3 of it and keeps the one with the least squared error of rounding half to even
     and clipping to the symmetric grid of `num_bits`; of equal ones the widest. A channel of zeros,
-    or without elements, has amax 0.
+    or without elements, has amax 0. A weight given as blocks is never held whole; `mse` reads it
+    twice.
 
     >>> channel_amax(np.array([[1.0, -2.0], [0.0, 0.5]]), 0, "max")
     array([2. , 0.5])
@@ -39,21 +41,27 @@ def channel_amax(
     Raises InvalidGraphError if a value is not finite, naming the channel after `name`; UsageError
     if `axis` is not one of the tensor.
     """
-    if axis is not None and not -weight.ndim <= axis < weight.ndim:
+    if isinstance(weight, Blocks):
+        blocks = weight
+    else:
+        blocks = Blocks(weight.shape, lambda: [((), weight)])
+    rank = len(blocks.shape)
+    if axis is not None and not -rank <= axis < rank:
         raise UsageError(
-            f"axis {axis} of a weight of shape {weight.shape}", where=name, fix="name one it has"
+            f"axis {axis} of a weight of shape {blocks.shape}", where=name, fix="name one it has"
         )
-    view = weight[None] if axis is None else np.moveaxis(weight, axis, 0)
-    amax = np.zeros(len(view), dtype=np.float64)
-    if view.size:
+    amax = np.zeros(1 if axis is None else blocks.shape[axis], dtype=np.float64)
+    for rows, view in _by_channel(blocks, axis):
         others = tuple(range(1, view.ndim))
         with np.errstate(invalid="ignore"):
             low, high = view.min(axis=others), view.max(axis=others)
-        amax = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
-        _require_finite(amax, axis, name)
-        if method == "mse":
-            levels = (1 << (num_bits - 1)) - 1
-            amax = _least_error(view, amax, levels)
+        amax[rows] = np.maximum(amax[rows], np.maximum(np.abs(low), np.abs(high)))
+    _require_finite(amax, axis, name)
+    if method == "mse":
+        error = np.zeros((len(_RATIOS), len(amax)))
+        for rows, view in _by_channel(blocks, axis):
+            _add_errors(error[:, rows], view, amax[rows], (1 << (num_bits - 1)) - 1)
+        amax *= _RATIOS[error.argmin(axis=0)]
     return amax if axis is not None else np.reshape(amax, ())
 
 
@@ -104,20 +112,32 @@ def _require_finite(amax: npt.NDArray[np.float64], axis: int | None, name: str) 
         )
 
 
-def _least_error(
-    view: npt.NDArray[np.floating[Any]], amax: npt.NDArray[np.float64], levels: int
-) -> npt.NDArray[np.float64]:
-    best = np.array(amax)
+def _by_channel(
+    blocks: Blocks, axis: int | None
+) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
+    """Yield views [channel, ...] that are not empty, and which channels they are (a part) of."""
+    place = None if axis is None else axis % len(blocks.shape)
+    for index, block in blocks:
+        if block.size:
+            view = block[None] if place is None else np.moveaxis(block, place, 0)
+            whole = place is None or place >= len(index)
+            yield slice(None) if whole else index[place], view
+
+
+def _add_errors(
+    error: npt.NDArray[np.float64],
+    view: npt.NDArray[np.floating[Any]],
+    amax: npt.NDArray[np.float64],
+    levels: int,
+) -> None:
+    """Add the squared errors of the values of `view` to (ratio, row), in units of amax squared."""
     count = max(_MIN_ROWS, _BLOCK * len(view) // view.size)
     for start in range(0, len(view), count):
         rows = slice(start, start + count)
         # Errors in units of each row's amax: ranges of 1e-30 and 1e30 neither under- nor overflow.
         unit = np.where(amax[rows] > 0, amax[rows], 1.0)[:, None]
-        error = np.zeros((len(_RATIOS), len(unit)))
         for magnitude in _blocks(view[rows], unit):
-            error += _squared_errors(magnitude, levels)
-        best[rows] *= _RATIOS[error.argmin(axis=0)]
-    return best
+            error[:, rows] += _squared_errors(magnitude, levels)
 
 
 def _blocks(

@@ -83,13 +83,13 @@ def quantize(
     target = output_path(model, destination)
     check_plan_path(plan_out, model, target)
     if plan_in is not None:
-        if replace(placement, target=Placement.target) != Placement():
+        if replace(placement, target=Placement().target) != Placement():
             raise UsageError(
                 "--plan-in and options that place contradict each other",
                 where=str(plan_in),
                 fix="drop those options, or plan anew and drop --plan-in",
             )
-        made = replay_plan(model, read_plan(plan_in), trt_version=trt_version)
+        made = planned_before(model, plan_in, trt_version)
     else:
         made = make_plan(model, pipeline=placement.pipeline(), trt_version=trt_version)
     refuse_empty(made, allow_empty)
@@ -154,7 +154,7 @@ def rewrite(
     out = Output(destination.as_json)
     target = output_path(model, destination)
     if plan_in is not None:
-        made = replay_plan(model, read_plan(plan_in), trt_version=trt_version)
+        made = planned_before(model, plan_in, trt_version)
         missing = [q.id for q in made.used() if q.encoding is None]
         if missing:
             raise CalibrationError(
@@ -243,7 +243,7 @@ def passes(name: str | None, target: str, as_json: bool) -> None:
     if name is not None:
         known = [find_pass(name, known)]
     for item in known:
-        first, _, rest = item.doc.partition("\n")
+        first = item.doc.partition("\n")[0]
         out.line(
             f"{item.stage:10} {item.name:28} {first}"
             if name is None
@@ -304,6 +304,16 @@ def output_path(model: Path, destination: Destination) -> Path:
         raise OutputError("the output is the model itself", where=str(model), fix="say --in-place")
     check_output(destination.output)
     return destination.output
+
+
+def planned_before(model: Path, plan_in: Path, trt_version: str) -> ModelPlan:
+    """The plan of a file on this model. Raises `UsageError` that names the file."""
+    data = read_plan(plan_in)
+    try:
+        return replay_plan(model, data, trt_version=trt_version)
+    except UsageError as error:
+        where = f"{error.where} of {plan_in}" if error.where else str(plan_in)
+        raise type(error)(error.what, where=where, fix=error.fix) from error
 
 
 def check_plan_path(plan_out: Path | None, *others: Path) -> None:

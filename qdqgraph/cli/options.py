@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import click
 
@@ -59,16 +59,17 @@ def _gather(kind: type[Any], name: str, options: list[Callable[[F], F]]) -> Call
     """A decorator that adds `options` and passes them on as one dataclass argument `name`."""
 
     def decorate(function: F) -> F:
-        @functools.wraps(function)
         def wrapped(*args: Any, **given: Any) -> Any:
             own = {
                 field.name: given.pop(field.name) for field in fields(kind) if field.name in given
             }
             return function(*args, **given, **{name: kind(**own)})
 
+        functools.update_wrapper(wrapped, function)
+        made = cast("F", wrapped)
         for option in reversed(options):
-            wrapped = option(wrapped)  # pyright: ignore[reportArgumentType]
-        return wrapped  # pyright: ignore[reportReturnType]
+            made = option(made)
+        return made
 
     return decorate
 

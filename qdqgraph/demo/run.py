@@ -10,8 +10,11 @@ import onnx
 from rich.table import Table
 
 from qdqgraph.calibration.methods import parse_method
+from qdqgraph.calibration.session import Session
 from qdqgraph.demo.data import Digits, load_digits, model_path
+from qdqgraph.graph.view import Array
 from qdqgraph.job import DEFAULT_METHOD, apply, calibrate, choose, plan
+from qdqgraph.model import open_model
 from qdqgraph.pipeline.presets import preset
 from qdqgraph.planning.serial import plan_to_json
 from qdqgraph.report.summary import summary_lines
@@ -31,7 +34,7 @@ def run_demo(output: Path, target: str, out: Output) -> None:
     out.line(
         "The network: a small residual CNN; the data: handwritten digits (UCI, through scikit-learn)."
     )
-    reference = logits(onnx.load(str(source)), digits)
+    reference = logits(open_model(source).proto, digits)
     rows: list[dict[str, Any]] = [
         {"method": "float32", "accuracy": accuracy(reference, digits), "sqnr_db": None}
     ]
@@ -91,31 +94,22 @@ def run_demo(output: Path, target: str, out: Output) -> None:
     )
 
 
-def logits(model: onnx.ModelProto, digits: Digits) -> np.ndarray[Any, np.dtype[np.float32]]:
+def logits(model: onnx.ModelProto, digits: Digits) -> Array:
     """Outputs on the test images, with onnxruntime's optimizations off.
 
     Its extended ones run int8 products through 16-bit sums on some CPUs, which saturate: the
     result would depend on the machine.
     """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: digits.test})[0])
+    session = Session(model, optimize=False)
+    return session.run(["logits"], {"images": digits.test})[0]
 
 
-def accuracy(found: np.ndarray[Any, np.dtype[np.float32]], digits: Digits) -> float:
+def accuracy(found: Array, digits: Digits) -> float:
     """Share of test images whose largest logit is the label's."""
     return float((found.argmax(1) == digits.labels).mean())
 
 
-def sqnr(
-    reference: np.ndarray[Any, np.dtype[np.float32]], found: np.ndarray[Any, np.dtype[np.float32]]
-) -> float:
+def sqnr(reference: Array, found: Array) -> float:
     """10 log10 of signal over quantization noise, in dB."""
     noise = float(np.square(reference.astype(np.float64) - found).sum())
     return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import onnx
 
@@ -26,7 +26,7 @@ def import_guest(graph: gs.Graph) -> onnx.ModelProto:
     """The graph as an ONNX model."""
     import onnx_graphsurgeon as gs
 
-    return gs.export_onnx(graph)
+    return cast("onnx.ModelProto", cast("Any", gs).export_onnx(graph))
 
 
 def export_guest(model: onnx.ModelProto) -> gs.Graph:

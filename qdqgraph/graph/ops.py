@@ -116,13 +116,10 @@ TABLE: tuple[Op, ...] = (
     Op(
         "conv",
         ("Conv",),
-        (
-            "conv1d.default: x weight bias strides pads dilations group",
-            "conv2d.default: x weight bias strides pads dilations group",
-            "conv3d.default: x weight bias strides pads dilations group",
-            "conv1d.padding: x weight bias strides pads dilations group",
-            "conv2d.padding: x weight bias strides pads dilations group",
-            "conv3d.padding: x weight bias strides pads dilations group",
+        tuple(
+            f"conv{axes}d.{overload}: x weight bias strides pads dilations group"
+            for axes in (1, 2, 3)
+            for overload in ("default", "padding")
         ),
         _XWB,
         _W,

@@ -13,11 +13,10 @@ implements the edits; each edit is written through to the real graph at once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from qdqgraph.errors import PlanError
@@ -29,9 +28,24 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 Attribute: TypeAlias = "int | float | str | list[int] | list[float] | Array | object"
 Dim: TypeAlias = "int | str | None"
+Index: TypeAlias = "tuple[slice, ...]"
 
 CAPTURED = -1
 """Index of the edge by which a control-flow body reads a value of the outer graph."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A constant of this shape as pieces `(index, block)`, where `block` is `whole[index]`.
+
+    `read` starts over: each iteration reads the contents anew. `index` slices leading axes only.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], Iterable[tuple[Index, Array]]]
+
+    def __iter__(self) -> Iterator[tuple[Index, Array]]:
+        return iter(self.read())
 
 
 class Value:
@@ -64,6 +78,11 @@ class Value:
         if array.size <= 1024:
             self._const = array
         return array
+
+    @property
+    def blocks(self) -> Blocks:
+        """The constant behind this value in pieces; for weights too large to be held at once."""
+        return self.graph.read_blocks(self)
 
     def forget(self) -> None:
         """Drop the cached contents: the constant has changed."""
@@ -220,12 +239,12 @@ class Node:
     def int(self, name: str, default: int = 0) -> int:
         """An integer attribute."""
         found = self.attrs.get(name, default)
-        return int(found) if isinstance(found, (int, float, np.integer)) else default
+        return int(found) if isinstance(found, (int, float)) else default
 
     def float(self, name: str, default: float = 0.0) -> float:
         """A float attribute."""
         found = self.attrs.get(name, default)
-        return float(found) if isinstance(found, (int, float, np.number)) else default
+        return float(found) if isinstance(found, (int, float)) else default
 
     def text(self, name: str, default: str = "") -> str:
         """A string attribute."""
@@ -269,6 +288,11 @@ class Graph(ABC):
     @abstractmethod
     def read_constant(self, value: Value) -> Array:
         """The array of a constant value."""
+
+    def read_blocks(self, value: Value) -> Blocks:
+        """The same in pieces: one, unless the contents lie outside of memory."""
+        array = self.read_constant(value)
+        return Blocks(array.shape, lambda: [((), array)])
 
     @abstractmethod
     def read_attributes(self, node: Node) -> Mapping[str, Attribute]:

@@ -75,9 +75,7 @@ def _insert_biases(plan: Plan) -> None:
         _insert_bias(plan, node, bias, node.edge("bias"), x.encoding, w.encoding)
 
 
-def _insert_bias(
-    plan: Plan, node: Node, bias: Value, edge: Edge, x: Encoding, w: Encoding
-) -> None:
+def _insert_bias(plan: Plan, node: Node, bias: Value, edge: Edge, x: Encoding, w: Encoding) -> None:
     array = bias.const
     if array is None or array.ndim != 1:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from qdqgraph.errors import UsageError
 from qdqgraph.passes import ALL, BY_REQUEST
@@ -88,12 +89,14 @@ def load_pass(text: str) -> Pass:
     if callable(found) and not isinstance(found, Pass):
         from qdqgraph.frontends.graphsurgeon import script_pass
 
-        return script_pass(found)
+        return script_pass(cast("Any", found))
     if not isinstance(found, Pass):
         raise UsageError(
             f"{place!r} is no pass", fix="decorate the function with qdqgraph.sweep or rule"
         )
-    return found.with_options(**split_options(rest.strip().removesuffix("}"), text)) if brace else found
+    if not brace:
+        return found
+    return found.with_options(**split_options(rest.strip().removesuffix("}"), text))
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

@@ -4,13 +4,13 @@ A read is known by its structural print: operator, role, weight shape, and what 
 of, back to the graph inputs. What only moves data or forwards it leaves no trace in a print, since
 frontends spell it differently (a roll is Slices of one tensor and a Concat in ONNX), and neither do
 constants, sizes and biases. Reads of pools and of concats of several tensors are compared all the
-same. Reads with one print are numbered in topological order.
+same, a concat of concats as one. Reads with one print are numbered in topological order.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from qdqgraph.graph.view import Composite, Edge, Graph, Node, Value
@@ -58,7 +58,7 @@ def comparable(plan: Plan) -> ComparablePlan:
     groups: dict[str, set[Read]] = {}
     for entry in entries:
         node = entry.edge.node
-        if is_traceless(node, prints):
+        if is_traceless(node, prints) or _is_nested(entry.edge.value):
             continue
         bare = _read(entry.edge, prints)
         counts[bare] = counts.get(bare, -1) + 1
@@ -104,7 +104,7 @@ def _read(edge: Edge, prints: Mapping[Value, str]) -> Read:
         role = "x"
     elif node.op.commutes or not node.op.roles:
         role = "operand"
-    origin = _hash(prints[edge.value], *_inputs(node, prints))
+    origin = _hash(prints[edge.value], *_inputs(outermost(node), prints))
     return Read(_kind(node), role, _weight_shape(node), origin)
 
 
@@ -121,8 +121,10 @@ def _settings(entry: Entry) -> str:
         *(["narrow"] if spec.narrow else []),
         *([spec.method] if spec.method else []),
         spec.origin,
-        "moved" if entry.carried else "own pair",
     ]
+    # Which inputs of a concat get a pair of their own depends on how it is cut into concats.
+    if edge.node.op.name != "concat":
+        words.append("moved" if entry.carried else "own pair")
     return ", ".join(words)
 
 
@@ -171,9 +173,38 @@ def _biased(node: Node) -> Edge | None:
     return None
 
 
+def outermost(node: Node) -> Node:
+    """The last of a chain of concats along one axis: exporters make one of them."""
+    while node.op.name == "concat":
+        edge = node.output.only_use
+        if edge is None or edge.node.op.name != "concat" or _axis(edge.node) != _axis(node):
+            break
+        node = edge.node
+    return node
+
+
+def _is_nested(value: Value) -> bool:
+    return value.producer is not None and outermost(value.producer) is not value.producer
+
+
+def _axis(concat: Node) -> int:
+    return concat.int("axis") % max(_rank(concat.output), 1)
+
+
+def _operands(node: Node) -> Iterator[Value]:
+    """The inputs that are there; of a concat of concats, those of the innermost."""
+    pending = [v for v in reversed(node.inputs) if v is not None]
+    while pending:
+        value = pending.pop()
+        if value.producer is not None and _is_nested(value):
+            pending += [v for v in reversed(value.producer.inputs) if v is not None]
+        else:
+            yield value
+
+
 def _inputs(node: Node, prints: Mapping[Value, str]) -> list[str]:
     """Prints of what varies, sorted where order does not matter."""
-    found = [prints[v] for v in node.inputs if v is not None]
+    found = [prints[v] for v in _operands(node)]
     found = [item for item in found if item != CONSTANT]
     return sorted(found) if node.op.commutes else found
 

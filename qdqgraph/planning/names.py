@@ -17,7 +17,7 @@ import fnmatch
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import FrameType
@@ -105,7 +105,8 @@ class Names:
             if _is_search(pattern):
                 found = list(self._matching(pattern))
                 if found:
-                    return list(dict.fromkeys(e for name in found for e in self.edges_of_name(name)))
+                    edges = (edge for name in found for edge in self.edges_of_name(name))
+                    return list(dict.fromkeys(edges))
             name, selector = _split_selector(pattern)
             if name:
                 chosen = [e for node in self.nodes(name) for e in self._select(node, selector)]
@@ -214,7 +215,7 @@ def _compile(text: str) -> re.Pattern[str]:
 
 
 @contextmanager
-def _time_box(pattern: str) -> Iterator[None]:
+def _time_box(pattern: str) -> Generator[None]:
     """Stop a regular expression that backtracks for ever (in the main thread, on POSIX)."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(
         signal, "setitimer"

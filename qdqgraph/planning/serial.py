@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from qdqgraph.errors import UsageError
+from qdqgraph.graph.view import Edge, Value
 from qdqgraph.planning.groups import Link
 from qdqgraph.planning.plan import Entry, Plan, Quantizer
 from qdqgraph.planning.spec import LIMITS, Encoding, QuantSpec
@@ -91,7 +93,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict) or cast("dict[str, Any]", data).get("format") != FORMAT:
         raise UsageError("this is no plan", where=str(path), fix="write one with --plan-out")
     found = cast("dict[str, Any]", data)
-    if int(found.get("version", 0)) > VERSION:
+    if not isinstance(found.get("version"), int):
+        raise UsageError("the plan has no version number", where=str(path))
+    if found["version"] > VERSION:
         raise UsageError(
             f"plan version {found['version']} is newer than {VERSION}", where=str(path)
         )
@@ -113,6 +117,7 @@ def _replay(plan: Plan, data: Mapping[str, Any]) -> None:
     readers = {node.key: node for node in plan.graph.nodes}
     stored = {item["id"]: item for item in data["quantizers"]}
     missing: list[str] = []
+    found: list[tuple[Edge, Mapping[str, Any]]] = []
     for item in data["edges"]:
         node = readers.get(item["reader"])
         index = int(item["input"])
@@ -124,19 +129,8 @@ def _replay(plan: Plan, data: Mapping[str, Any]) -> None:
             or node.op.name != item["op"]
         ):
             missing.append(f"{item['tensor']} -> {item['op']} {item['reader']}")
-            continue
-        identity = item["quantizer"]
-        if identity not in plan.quantizers:
-            plan.quantizers[identity] = _restore(identity, value, stored[identity])
-        entry = Entry(
-            node.edges[index],
-            plan.quantizers[identity],
-            item["reason"],
-            item["pass"],
-            item["carried"],
-        )
-        plan.entries[entry.edge] = entry
-        plan.touched.add(entry.edge)
+        else:
+            found.append((node.edges[index], item))
     if missing:
         shown = "; ".join(missing[:5]) + (
             f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -146,6 +140,13 @@ def _replay(plan: Plan, data: Mapping[str, Any]) -> None:
             where=shown,
             fix="plan this model afresh, or edit the file",
         )
+    for edge, item in found:
+        identity = item["quantizer"]
+        if identity not in plan.quantizers:
+            plan.quantizers[identity] = _restore(identity, edge.value, stored[identity])
+        quantizer = plan.quantizers[identity]
+        plan.entries[edge] = Entry(edge, quantizer, item["reason"], item["pass"], item["carried"])
+        plan.touched.add(edge)
     plan.keep_links(
         Link(k["a"], k["b"], k["reason"], k["pass"], float(k["guard"])) for k in data["links"]
     )
@@ -158,7 +159,7 @@ def _replay(plan: Plan, data: Mapping[str, Any]) -> None:
     plan.check()
 
 
-def _restore(identity: str, value: Any, item: Mapping[str, Any]) -> Quantizer:
+def _restore(identity: str, value: Value, item: Mapping[str, Any]) -> Quantizer:
     axis = item["axis"]
     spec = QuantSpec(
         dtype=item["dtype"],
@@ -176,5 +177,27 @@ def _restore(identity: str, value: Any, item: Mapping[str, Any]) -> Quantizer:
             raise UsageError(
                 f"zero point {item['zero_point']} does not fit {spec.dtype}", where=identity
             )
-        quantizer.encoding = Encoding(spec, np.asarray(item["scale"], np.float32), zero)
+        scale = _scale(identity, value, axis, item["scale"])
+        if zero.shape != scale.shape:
+            raise UsageError(
+                f"zero points of shape {zero.shape}, not {scale.shape}", where=identity
+            )
+        quantizer.encoding = Encoding(spec, scale, zero)
     return quantizer
+
+
+def _scale(identity: str, value: Value, axis: int | None, given: Any) -> npt.NDArray[np.float32]:
+    """The scale as float32; its shape must be that of the tensor's axis."""
+    try:
+        with np.errstate(over="ignore"):
+            scale = np.asarray(given, np.float32)
+    except (TypeError, ValueError):
+        raise UsageError("a scale is no number", where=identity) from None
+    if not np.all(np.isfinite(scale) & (scale > 0)):
+        raise UsageError("a scale is not finite and positive", where=identity)
+    shape = value.shape
+    channels = None if axis is None or shape is None else (shape[axis],)
+    if (axis is None and scale.ndim) or (channels is not None and scale.shape != channels):
+        want = "one number" if axis is None else f"{channels} numbers"
+        raise UsageError(f"scales of shape {scale.shape}, not {want}", where=identity)
+    return scale

@@ -94,10 +94,9 @@ class Encoding:
     zero_point: npt.NDArray[Any]
 
     def __post_init__(self) -> None:
-        good = np.isfinite(self.scale) & (self.scale > 0)
-        if not bool(np.all(good)):
+        good = int(np.count_nonzero(np.isfinite(self.scale) & (self.scale > 0)))
+        if good < self.scale.size:
             raise PlanError(
-                f"{int(np.size(good) - np.count_nonzero(good))} of {np.size(good)} scales are not "
-                "finite and positive",
+                f"{self.scale.size - good} of {self.scale.size} scales are not finite and positive",
                 fix="recalibrate; TensorRT refuses such a file",
             )

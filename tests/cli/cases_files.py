@@ -98,7 +98,12 @@ def raised(folder: Path, run: Run) -> None:
     """Per-channel scales need opset 13; the numbers must not change on the way there."""
     model = written(folder)
     assert model.opset_import[0].version >= 13
-    assert any(a.name == "axis" for n in model.graph.node for a in n.attribute if n.op_type == "DequantizeLinear")
+    assert any(
+        a.name == "axis"
+        for n in model.graph.node
+        for a in n.attribute
+        if n.op_type == "DequantizeLinear"
+    )
     assert relative_error(folder / MODEL, folder / OUTPUT, {"x": images(1)}) < 0.05
 
 
@@ -120,16 +125,44 @@ CASES = [
     Case(6, "external-absolute", external_absolute, 3, ("stem.weight", "/etc/hostname", MODEL)),
     Case(6, "external-link-out", external_link_out, 3, ("stem.weight", "w.data", MODEL)),
     Case(
-        9, "link-in-place", linked, check=link_kept,
-        command=(*QUANTIZE, "--in-place"), written=(MODEL, "real/target.onnx"),
+        9,
+        "link-in-place",
+        linked,
+        check=link_kept,
+        command=(*QUANTIZE, "--in-place"),
+        written=(MODEL, "real/target.onnx"),
     ),
     Case(
-        10, "read-only-source", read_only, check=unlocked,
+        10,
+        "read-only-source",
+        read_only,
+        check=unlocked,
         command=("quantize", "locked/model.onnx", "-o", OUTPUT, "--method", "max"),
     ),
-    Case(14, "output-is-input", lambda: put(base()), 6, ("OutputError", MODEL, "--in-place"), command=(*QUANTIZE, "-o", f"./{MODEL}")),
-    Case(14, "output-is-hard-link", hard_linked, 6, ("OutputError", MODEL, "--in-place"), command=(*QUANTIZE, "-o", "twin.onnx")),
-    Case(14, "neither-output-nor-in-place", lambda: put(base()), 2, ("-o OUT", "--in-place"), command=QUANTIZE),
+    Case(
+        14,
+        "output-is-input",
+        lambda: put(base()),
+        6,
+        ("OutputError", MODEL, "--in-place"),
+        command=(*QUANTIZE, "-o", f"./{MODEL}"),
+    ),
+    Case(
+        14,
+        "output-is-hard-link",
+        hard_linked,
+        6,
+        ("OutputError", MODEL, "--in-place"),
+        command=(*QUANTIZE, "-o", "twin.onnx"),
+    ),
+    Case(
+        14,
+        "neither-output-nor-in-place",
+        lambda: put(base()),
+        2,
+        ("-o OUT", "--in-place"),
+        command=QUANTIZE,
+    ),
     Case(18, "opset-9", lambda: put(old(9)), check=raised),
     Case(18, "opset-11", lambda: put(old(11)), check=raised),
 ]

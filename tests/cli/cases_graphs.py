@@ -34,7 +34,9 @@ def cyclic(model: onnx.ModelProto) -> None:
 
 
 def shuffled(model: onnx.ModelProto) -> None:
-    protos = [model.graph.node[i] for i in np.random.default_rng(3).permutation(len(model.graph.node))]
+    protos = [
+        model.graph.node[i] for i in np.random.default_rng(3).permutation(len(model.graph.node))
+    ]
     kept = [onnx.NodeProto.FromString(p.SerializeToString()) for p in protos]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -43,7 +45,19 @@ def shuffled(model: onnx.ModelProto) -> None:
 def as_sorted(folder: Path, _run: Run) -> None:
     """The same pairs with the same scales, read by the same nodes, as from the file in order."""
     onnx.save(base(), folder / "sorted.onnx")
-    assert run("quantize", "sorted.onnx", "-o", "sorted.q.onnx", "--method", "max", "--data", "calib.npz").code == 0
+    assert (
+        run(
+            "quantize",
+            "sorted.onnx",
+            "-o",
+            "sorted.q.onnx",
+            "--method",
+            "max",
+            "--data",
+            "calib.npz",
+        ).code
+        == 0
+    )
     left, right = written(folder), onnx.load(str(folder / "sorted.q.onnx"))
     assert {tuple(n.input): tuple(n.output) for n in left.graph.node} == {
         tuple(n.input): tuple(n.output) for n in right.graph.node
@@ -79,7 +93,9 @@ def all_convs_int8(folder: Path, run: Run) -> None:
 
 def no_conv_int8(folder: Path, run: Run) -> None:
     model = written(folder)
-    quantized = {out for n in model.graph.node if n.op_type == "DequantizeLinear" for out in n.output}
+    quantized = {
+        out for n in model.graph.node if n.op_type == "DequantizeLinear" for out in n.output
+    }
     assert not any(n.input[1] in quantized for n in model.graph.node if n.op_type == "Conv")
     assert node(model, "fc").input[1] in quantized
 
@@ -118,7 +134,9 @@ def unproduced_output(model: onnx.ModelProto) -> None:
 def version_3(model: onnx.ModelProto) -> None:
     model.ir_version = 3
     for tensor in model.graph.initializer:
-        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
 
 
 def all_listed(folder: Path, run: Run) -> None:
@@ -133,7 +151,10 @@ def shared(*, bias: bool = False) -> onnx.ModelProto:
     x = net.conv_relu(net.input(1, 3, 16, 16), 16, 3, name="stem")
     net.channels["x"] = 3
     stored = net.weight("w", 16, 16, 1, 1)
-    parts = [net.conv(x, 16, name="a", weight=stored), net.conv(net.node("Mul", x, net.constant(3.0)), 16, name="b", weight=stored)]
+    parts = [
+        net.conv(x, 16, name="a", weight=stored),
+        net.conv(net.node("Mul", x, net.constant(3.0)), 16, name="b", weight=stored),
+    ]
     if bias:
         for item in net.nodes:
             if item.name in ("a", "b"):
@@ -180,21 +201,28 @@ def biases_have_their_scales(folder: Path, run: Run) -> None:
     biases = [writers[n.input[2]] for n in model.graph.node if n.name in ("a", "b")]
     assert [stored[b.input[0]].dtype for b in biases] == [np.int32] * 2
     assert len({b.input[0] for b in biases}) == 2
-    for product, bias in zip((n for n in model.graph.node if n.name in ("a", "b")), biases, strict=True):
+    for product, bias in zip(
+        (n for n in model.graph.node if n.name in ("a", "b")), biases, strict=True
+    ):
         x, w = (stored[writers[name].input[1]] for name in product.input[:2])
         np.testing.assert_allclose(stored[bias.input[1]], x * w, rtol=1e-6)  # one float32 rounding
     close(folder, run)
 
 
 def weight_is_output(model: onnx.ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("conv1.weight", TensorProto.FLOAT, [16, 16, 3, 3]))
+    model.graph.output.append(
+        helper.make_tensor_value_info("conv1.weight", TensorProto.FLOAT, [16, 16, 3, 3])
+    )
 
 
 def float_copy_kept(folder: Path, run: Run) -> None:
     source = constants(onnx.load(str(folder / MODEL)))["conv1.weight"]
     found = session(folder / OUTPUT).run(["conv1.weight"], {"x": images(1)})[0]
     np.testing.assert_array_equal(found, source)
-    assert any(v.dtype == np.int8 and v.shape == (16, 16, 3, 3) for v in constants(written(folder)).values())
+    assert any(
+        v.dtype == np.int8 and v.shape == (16, 16, 3, 3)
+        for v in constants(written(folder)).values()
+    )
 
 
 def input_is_output(model: onnx.ModelProto) -> None:
@@ -208,7 +236,13 @@ def input_unchanged(folder: Path, run: Run) -> None:
 
 
 CASES = [
-    Case(20, "idle", write(idle), 5, ("nothing to quantize", MODEL, "1 relu", "1 softmax", "--allow-empty")),
+    Case(
+        20,
+        "idle",
+        write(idle),
+        5,
+        ("nothing to quantize", MODEL, "1 relu", "1 softmax", "--allow-empty"),
+    ),
     Case(20, "idle-allowed", write(idle), args=("--allow-empty",), check=copied, quantized=False),
     Case(21, "cycle", edited(cyclic), 3, ("InvalidGraphError", "cycle", "conv1", "conv2", "add")),
     Case(22, "unsorted", edited(shuffled), check=as_sorted),
@@ -217,11 +251,17 @@ CASES = [
     Case(23, "no-names", edited(no_names), check=all_convs_int8),
     Case(25, "colliding", edited(colliding), check=each_written_once),
     Case(
-        27, "written-twice", edited(lambda m: node(m, "conv2").output.__setitem__(0, "conv1_out")), 3,
+        27,
+        "written-twice",
+        edited(lambda m: node(m, "conv2").output.__setitem__(0, "conv1_out")),
+        3,
         ("InvalidGraphError", "'conv1_out' is written twice", "conv1", "conv2"),
     ),
     Case(
-        27, "never-produced", edited(lambda m: node(m, "conv2").input.__setitem__(0, "ghost")), 3,
+        27,
+        "never-produced",
+        edited(lambda m: node(m, "conv2").input.__setitem__(0, "ghost")),
+        3,
         ("InvalidGraphError", "'ghost' is read but never produced", "conv2"),
     ),
     Case(27, "output-not-produced", edited(unproduced_output), 3, ("InvalidGraphError", "'ghost'")),
@@ -230,7 +270,13 @@ CASES = [
     Case(30, "shared-weight", write(shared), check=cloned),
     Case(30, "shared-weight-cpu", write(shared), args=("--target", "onnxruntime"), check=one_copy),
     Case(31, "shared-bias", write(lambda: shared(bias=True)), check=bias_stays_float),
-    Case(31, "shared-bias-cpu", write(lambda: shared(bias=True)), args=("--target", "onnxruntime"), check=biases_have_their_scales),
+    Case(
+        31,
+        "shared-bias-cpu",
+        write(lambda: shared(bias=True)),
+        args=("--target", "onnxruntime"),
+        check=biases_have_their_scales,
+    ),
     Case(40, "weight-is-output", edited(weight_is_output), check=float_copy_kept),
     Case(40, "input-is-output", edited(input_is_output), check=input_unchanged),
 ]

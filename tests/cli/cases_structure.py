@@ -28,7 +28,11 @@ def with_branch(*, own_conv: bool, boolean_input: bool = True) -> onnx.ModelProt
     stem = net.conv_relu(x, 16, 3, name="stem")
     weight = net.weight("w", 16, 16, 1, 1)
     a = net.relu(net.conv(stem, 16, name="a", weight=weight))
-    flag = net.input(name="flag", kind=TensorProto.BOOL) if boolean_input else net.constant(np.array(True), "flag")
+    flag = (
+        net.input(name="flag", kind=TensorProto.BOOL)
+        if boolean_input
+        else net.constant(np.array(True), "flag")
+    )
     if boolean_input:
         del net.inputs[-1].type.tensor_type.shape.dim[:]
     inside = helper.make_node("Conv", [a, "w"], ["then_out"], "inside", kernel_shape=[1, 1])
@@ -36,7 +40,12 @@ def with_branch(*, own_conv: bool, boolean_input: bool = True) -> onnx.ModelProt
         inside = helper.make_node("Mul", [a, "two"], ["then_out"], "inside")
         net.constant(2.0, "two")
     branch = helper.make_graph([inside], "then", [], [info("then_out", 1, 16, 16, 16)])
-    other = helper.make_graph([helper.make_node("Add", [a, stem], ["else_out"])], "else", [], [info("else_out", 1, 16, 16, 16)])
+    other = helper.make_graph(
+        [helper.make_node("Add", [a, stem], ["else_out"])],
+        "else",
+        [],
+        [info("else_out", 1, 16, 16, 16)],
+    )
     chosen = net.node("If", flag, name="choice", then_branch=branch, else_branch=other)
     net.channels[chosen] = 16
     return net.model(net.head(net.relu(net.conv(chosen, 16, 3, name="b")), 10))
@@ -63,16 +72,26 @@ def looped() -> onnx.ModelProto:
     """A Loop whose body convolves, with a weight of its own and one captured, then a conv."""
     net = Net()
     x = net.conv_relu(net.input(1, 3, 16, 16), 16, 3, name="stem")
-    inner = numpy_helper.from_array(net.random.normal(0, 0.2, (16, 16, 1, 1)).astype(np.float32), "inner.weight")
+    inner = numpy_helper.from_array(
+        net.random.normal(0, 0.2, (16, 16, 1, 1)).astype(np.float32), "inner.weight"
+    )
     net.weight("outer.weight", 16, 16, 1, 1)
     body = helper.make_graph(
         [
-            helper.make_node("Conv", ["state", "inner.weight"], ["c1"], "inner", kernel_shape=[1, 1]),
-            helper.make_node("Conv", ["c1", "outer.weight"], ["c2"], "captured", kernel_shape=[1, 1]),
+            helper.make_node(
+                "Conv", ["state", "inner.weight"], ["c1"], "inner", kernel_shape=[1, 1]
+            ),
+            helper.make_node(
+                "Conv", ["c1", "outer.weight"], ["c2"], "captured", kernel_shape=[1, 1]
+            ),
             helper.make_node("Identity", ["more"], ["again"]),
         ],
         "body",
-        [info("i", kind=TensorProto.INT64), info("more", kind=TensorProto.BOOL), info("state", 1, 16, 16, 16)],
+        [
+            info("i", kind=TensorProto.INT64),
+            info("more", kind=TensorProto.BOOL),
+            info("state", 1, 16, 16, 16),
+        ],
         [info("again", kind=TensorProto.BOOL), info("c2", 1, 16, 16, 16)],
         [inner],
     )
@@ -94,7 +113,9 @@ def scanned() -> onnx.ModelProto:
             helper.make_node("MatMul", ["sum", "step.weight"], ["product"]),
             helper.make_node("Identity", ["product"], ["out"]),
         ],
-        "body", [info("state", 32), info("row", 32)], [info("product", 32), info("out", 32)],
+        "body",
+        [info("state", 32), info("row", 32)],
+        [info("product", 32), info("out", 32)],
     )
     start = net.constant(np.zeros(32), "start")
     stacked = net.node("Scan", start, hidden, name="scan", outputs=2, num_scan_inputs=1, body=body)
@@ -111,7 +132,9 @@ def body_float(name: str, **sizes: int) -> Callable[[Path, Run], None]:
         assert counts(helper.make_model(body))["DequantizeLinear"] == 0
         for op, number in sizes.items():
             products = [n for n in model.graph.node if n.op_type == op]
-            dequantized = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+            dequantized = {
+                o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output
+            }
             assert sum(set(n.input[:2]) <= dequantized for n in products) == number
 
     return check
@@ -126,8 +149,13 @@ def with_function(body: str) -> onnx.ModelProto:
     inputs = ["a"]
     if body == "conv":
         inputs = ["a", "w"]
-        nodes = [helper.make_node("Conv", ["a", "w"], ["c"], kernel_shape=[1, 1]), helper.make_node("Relu", ["c"], ["b"])]
-    net.functions = [helper.make_function("local", "block", inputs, ["b"], nodes, [helper.make_opsetid("", 17)])]
+        nodes = [
+            helper.make_node("Conv", ["a", "w"], ["c"], kernel_shape=[1, 1]),
+            helper.make_node("Relu", ["c"], ["b"]),
+        ]
+    net.functions = [
+        helper.make_function("local", "block", inputs, ["b"], nodes, [helper.make_opsetid("", 17)])
+    ]
     net.domains = ["local"]
     operands = [x, net.weight("called.weight", 16, 3, 1, 1)] if body == "conv" else [x]
     out = net.node("block", *operands, name="call", domain="local")
@@ -152,16 +180,21 @@ def function_kept(folder: Path, run: Run) -> None:
     assert relative_error(folder / MODEL, folder / OUTPUT, {"x": images()[:1]}) < 0.06
 
 
-def with_plugin(domain: str) -> onnx.ModelProto:
-    """Convs, then EfficientNMS_TRT, then a MatMul on what it returns."""
+def with_plugin(domain: str, op: str = "EfficientNMS_TRT") -> onnx.ModelProto:
+    """Convs, then a plugin, then a MatMul on what it returns."""
     net = Net()
     x = net.conv_relu(net.input(1, 3, 16, 16), 16, 3, name="stem")
     y = net.conv_relu(x, 16, 3, name="conv1")
     boxes = net.node("Reshape", net.conv(y, 4, name="boxes"), net.ints(1, -1, 4))
     scores = net.node("Reshape", net.conv(y, 2, name="scores"), net.ints(1, -1, 2))
     options = {"score_threshold": 0.25, "iou_threshold": 0.5, "max_output_boxes": 8}
-    options |= {"plugin_version": "1", "background_class": -1, "score_activation": 0, "box_coding": 0}
-    net.node("EfficientNMS_TRT", boxes, scores, name="nms", domain=domain, outputs=4, **options)
+    options |= {
+        "plugin_version": "1",
+        "background_class": -1,
+        "score_activation": 0,
+        "box_coding": 0,
+    }
+    net.node(op, boxes, scores, name="nms", domain=domain, outputs=4, **options)
     if domain:
         net.domains = [domain]
     behind = net.node("MatMul", "nms_out1", net.weight("late.weight", 4, 32), name="late")
@@ -186,7 +219,17 @@ def quantized(*options: str) -> Callable[[], None]:
 
     def build() -> None:
         put(base(), "float.onnx")
-        done = run("quantize", "float.onnx", "-o", MODEL, "--data", "calib.npz", "--method", "max", *options)
+        done = run(
+            "quantize",
+            "float.onnx",
+            "-o",
+            MODEL,
+            "--data",
+            "calib.npz",
+            "--method",
+            "max",
+            *options,
+        )
         assert done.code == 0, done.text
 
     return build
@@ -204,7 +247,9 @@ def completed(folder: Path, _run: Run) -> None:
             np.testing.assert_array_equal(constants(model)[name], value)
     dequantized = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     assert set(node(model, "conv2").input[:2]) <= dequantized
-    assert not any(n.op_type == "QuantizeLinear" and n.input[0] in dequantized for n in model.graph.node)
+    assert not any(
+        n.op_type == "QuantizeLinear" and n.input[0] in dequantized for n in model.graph.node
+    )
 
 
 def as_if_float(folder: Path, _run: Run) -> None:
@@ -230,7 +275,12 @@ def odd_operands() -> onnx.ModelProto:
 def absent_kept(folder: Path, run: Run) -> None:
     model = written(folder)
     assert [n.input[1] for n in model.graph.node if n.op_type in ("Clip", "Resize")] == ["", ""]
-    assert all(name for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear") for name in n.input)
+    assert all(
+        name
+        for n in model.graph.node
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for name in n.input
+    )
     assert relative_error(folder / MODEL, folder / OUTPUT, {"x": images()[:1]}) < 0.06
 
 
@@ -240,7 +290,9 @@ def through(way: str) -> onnx.ModelProto:
     x = net.input(4, 32)
     w = net.random.normal(0, 0.2, (32, 24)).astype(np.float32)
     if way == "constant":
-        net.nodes.append(helper.make_node("Constant", [], ["w"], "made", value=numpy_helper.from_array(w)))
+        net.nodes.append(
+            helper.make_node("Constant", [], ["w"], "made", value=numpy_helper.from_array(w))
+        )
         stored = "w"
     elif way == "identity":
         stored = net.node("Identity", net.constant(w, "w"))
@@ -252,11 +304,25 @@ def through(way: str) -> onnx.ModelProto:
         net.constants.append(numpy_helper.from_array(w.astype(np.float16), "w"))
         stored = net.node("Cast", "w", to=FLOAT)
     elif way == "unsqueeze":
-        stored = net.node("Squeeze", net.node("Unsqueeze", net.constant(w, "w"), net.ints(0)), net.ints(0))
+        stored = net.node(
+            "Squeeze", net.node("Unsqueeze", net.constant(w, "w"), net.ints(0)), net.ints(0)
+        )
     else:
         codes = np.clip(np.rint(w / 0.01), -128, 127).astype(np.int8)
-        stored = net.node("DequantizeLinear", net.constant(codes, "w"), net.constant(0.01, "s"), net.constant(np.int8(0), "z"))
-    return net.model(net.node("MatMul", net.relu(net.node("MatMul", x, stored, name="product")), net.weight("v", 24, 8), name="last"))
+        stored = net.node(
+            "DequantizeLinear",
+            net.constant(codes, "w"),
+            net.constant(0.01, "s"),
+            net.constant(np.int8(0), "z"),
+        )
+    return net.model(
+        net.node(
+            "MatMul",
+            net.relu(net.node("MatMul", x, stored, name="product")),
+            net.weight("v", 24, 8),
+            name="last",
+        )
+    )
 
 
 def weight_axis(folder: Path, run: Run) -> None:
@@ -292,9 +358,37 @@ CASES = [
     Case(33, "scan", write(scanned, x=ROWS), check=body_float("scan", MatMul=2)),
     Case(34, "function-with-conv", write(lambda: with_function("conv")), check=function_inlined),
     Case(34, "function-without", write(lambda: with_function("sin")), check=function_kept),
-    Case(35, "plugin-default-domain", write(lambda: with_plugin("")), says=("EfficientNMS_TRT",), check=plugin_untouched, runs=False),
-    Case(35, "plugin-own-domain", write(lambda: with_plugin("TRT")), says=("EfficientNMS_TRT",), check=plugin_untouched, runs=False),
-    Case(36, "quantized-already", quantized(), says=("3 of 3 conv", "quantized in the file already"), check=same_pairs),
+    Case(
+        35,
+        "plugin-default-domain",
+        write(lambda: with_plugin("")),
+        says=("EfficientNMS_TRT",),
+        check=plugin_untouched,
+        runs=False,
+    ),
+    Case(
+        35,
+        "plugin-own-domain",
+        write(lambda: with_plugin("TRT")),
+        says=("EfficientNMS_TRT",),
+        check=plugin_untouched,
+        runs=False,
+    ),
+    Case(
+        35,
+        "unknown-in-default-domain",
+        write(lambda: with_plugin("", "RoIAlignRotated")),
+        says=("RoIAlignRotated",),
+        check=plugin_untouched,
+        runs=False,
+    ),
+    Case(
+        36,
+        "quantized-already",
+        quantized(),
+        says=("3 of 3 conv", "quantized in the file already"),
+        check=same_pairs,
+    ),
     Case(36, "mixed", quantized("--exclude", "conv2"), check=completed),
     Case(36, "strip", quantized(), args=("--strip",), check=as_if_float),
     Case(36, "requantize", quantized(), args=("--requantize",), check=as_if_float),

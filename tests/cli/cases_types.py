@@ -23,7 +23,9 @@ def symbolic(model: onnx.ModelProto) -> None:
 
 def other_shapes_run(folder: Path, run: Run) -> None:
     x = np.random.default_rng(8).normal(size=(2, 3, 8, 24)).astype(np.float32)
-    assert relative_error(folder / MODEL, folder / OUTPUT, {"x": x}) < 0.1  # another size: wider range
+    assert (
+        relative_error(folder / MODEL, folder / OUTPUT, {"x": x}) < 0.1
+    )  # another size: wider range
 
 
 def rankless(model: onnx.ModelProto) -> None:
@@ -58,7 +60,9 @@ def halved() -> onnx.ModelProto:
     """The base network in float16."""
     model = base()
     for tensor in model.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+        )
     for item in (*model.graph.input, *model.graph.output):
         item.type.tensor_type.elem_type = TensorProto.FLOAT16
     onnx.checker.check_model(model, full_check=True)
@@ -157,7 +161,9 @@ def finite_channels(folder: Path, run: Run) -> None:
     assert (scale > 0).all()
     live = np.abs(weight).max((1, 2, 3)) > 1e-3
     tolerance = {np.dtype(np.float16): 1e-3, np.dtype(np.float32): 1e-6}[scale.dtype]  # its epsilon
-    np.testing.assert_allclose(scale[live], np.abs(weight).max((1, 2, 3))[live] / 127, rtol=tolerance)
+    np.testing.assert_allclose(
+        scale[live], np.abs(weight).max((1, 2, 3))[live] / 127, rtol=tolerance
+    )
 
 
 HALF = images().astype(np.float16)
@@ -167,14 +173,47 @@ CASES = [
     Case(46, "adds", write(adds), check=no_false_residual),
     Case(51, "float16", write(halved, x=HALF), check=half_scales),
     Case(51, "float16-fed-float32", write(halved), says=("cast to float16",)),
-    Case(54, "integers", write(integers, x=images(), index=np.tile(np.arange(8), (4, 1))), check=no_integer_scale),
-    Case(55, "scalars", write(scaled_by_scalar, x=images(), gain=np.float32(0.5), flag=np.array(True)), check=scalars_run),
-    Case(63, "nan-weight", write(lambda: spoilt(float("nan"))), 3, ("InvalidGraphError", "conv1.weight", "NaN", "2")),
-    Case(63, "inf-weight", write(lambda: spoilt(float("inf"))), 3, ("InvalidGraphError", "conv1.weight", "2")),
+    Case(
+        54,
+        "integers",
+        write(integers, x=images(), index=np.tile(np.arange(8), (4, 1))),
+        check=no_integer_scale,
+    ),
+    Case(
+        55,
+        "scalars",
+        write(scaled_by_scalar, x=images(), gain=np.float32(0.5), flag=np.array(True)),
+        check=scalars_run,
+    ),
+    Case(
+        63,
+        "nan-weight",
+        write(lambda: spoilt(float("nan"))),
+        3,
+        ("InvalidGraphError", "conv1.weight", "NaN", "2"),
+    ),
+    Case(
+        63,
+        "inf-weight",
+        write(lambda: spoilt(float("inf"))),
+        3,
+        ("InvalidGraphError", "conv1.weight", "2"),
+    ),
     Case(63, "outlier-weight", write(lambda: spoilt(1e30)), says=("conv1.weight",)),
     Case(64, "dead-activation", write(dead), says=("nothing_out: dead",), check=scale_one),
-    Case(65, "zero-channel", write(zeroed), says=("conv1.weight: dead: 1 of 16 channels",), check=finite_channels),
+    Case(
+        65,
+        "zero-channel",
+        write(zeroed),
+        says=("conv1.weight: dead: 1 of 16 channels",),
+        check=finite_channels,
+    ),
     Case(65, "zero-weight", write(lambda: zeroed(whole=True)), says=("16 of 16 channels",)),
     Case(65, "denormal-channel", write(lambda: zeroed(tiny=True)), check=finite_channels),
-    Case(65, "denormal-channel-half", write(lambda: zeroed(tiny=True, half=True), x=HALF), check=finite_channels),
+    Case(
+        65,
+        "denormal-channel-half",
+        write(lambda: zeroed(tiny=True, half=True), x=HALF),
+        check=finite_channels,
+    ),
 ]

@@ -1,4 +1,4 @@
-"""What every run of the command line owes: exit code, no files left, sources whole, sound output."""
+"""What every run owes: its exit code, no file left behind, sources whole, a sound output."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ def assert_untouched(folder: Path, before: dict[str, bytes], *written: str) -> N
         if name not in written:
             assert after.get(name) == content, f"{name} was changed"
     new = [name for name in after if name not in before and name not in written]
-    extra = [n for n in new if not any(n.startswith(f"{w}.") and n.endswith(DATA_SUFFIX) for w in written)]
+    extra = [
+        n
+        for n in new
+        if not any(n.startswith(f"{w}.") and n.endswith(DATA_SUFFIX) for w in written)
+    ]
     assert not extra, f"left behind: {extra}"
 
 
@@ -95,7 +99,9 @@ def assert_sound(path: Path, source: onnx.ModelProto, *, runs: bool = True) -> o
         session(path)
     assert interface(model) == interface(source)
     stored = constants(model)
-    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    pairs = [
+        node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
     assert pairs, "the file holds no Q/DQ"
     for node in pairs:
         scale = stored[node.input[1]]

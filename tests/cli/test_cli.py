@@ -136,7 +136,9 @@ def one_object(text: str) -> dict[str, Any]:
 
 
 def test_json_is_one_object_on_stdout() -> None:
-    done = run("quantize", MODEL, "-o", OUTPUT, "--data", DATA, "--json", "--target", "tensorrt-rtx")
+    done = run(
+        "quantize", MODEL, "-o", OUTPUT, "--data", DATA, "--json", "--target", "tensorrt-rtx"
+    )
     told, model = one_object(done.out), onnx.load(OUTPUT)
     assert told["quantize_nodes"] == counts(model)["QuantizeLinear"]
     assert told["dequantize_nodes"] == counts(model)["DequantizeLinear"]
@@ -147,7 +149,8 @@ def test_json_is_one_object_on_stdout() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("rewrite", MODEL, "-o", OUTPUT), ("plan", MODEL), ("passes",), ("passes", "residual")]
+    "command",
+    [("rewrite", MODEL, "-o", OUTPUT), ("plan", MODEL), ("passes",), ("passes", "residual")],
 )
 def test_json_of_other_commands(command: tuple[str, ...]) -> None:
     done = run(*command, "--json")
@@ -170,11 +173,21 @@ def test_config_gives_options_and_the_command_line_overrides() -> None:
     assert run("quantize", MODEL, "-o", OUTPUT, "--config", "q.toml").code == 0
     model = onnx.load(OUTPUT)
     assert reads(model, "conv2") == [False, False]
-    zero_points = {constants(model)[n.input[2]].dtype for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    zero_points = {
+        constants(model)[n.input[2]].dtype
+        for n in model.graph.node
+        if n.op_type == "QuantizeLinear"
+    }
     assert zero_points == {np.dtype(np.uint8)}
-    assert run("quantize", MODEL, "-o", OUTPUT, "--config", "q.toml", "--target", "tensorrt").code == 0
+    assert (
+        run("quantize", MODEL, "-o", OUTPUT, "--config", "q.toml", "--target", "tensorrt").code == 0
+    )
     model = onnx.load(OUTPUT)
-    zero_points = {constants(model)[n.input[2]].dtype for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    zero_points = {
+        constants(model)[n.input[2]].dtype
+        for n in model.graph.node
+        if n.op_type == "QuantizeLinear"
+    }
     assert zero_points == {np.dtype(np.int8)}
     assert reads(model, "conv2") == [False, False]
 
@@ -186,7 +199,9 @@ def test_config_with_an_unknown_key_suggests_one() -> None:
     assert "unknown key 'methd' [q.toml]: did you mean 'method'?" in done.err
 
 
-@pytest.mark.parametrize("options", [(), ("--target", "onnxruntime"), ("--residual", "both", "--exclude", "fc")])
+@pytest.mark.parametrize(
+    "options", [(), ("--target", "onnxruntime"), ("--residual", "both", "--exclude", "fc")]
+)
 def test_plan_out_then_in_gives_the_same_bytes(work: Path, options: tuple[str, ...]) -> None:
     quantize("--plan-out", "p.json", *options)
     done = run("quantize", MODEL, "-o", "again.onnx", "--plan-in", "p.json", "--json")
@@ -204,7 +219,9 @@ def test_plan_without_scales_takes_data() -> None:
     assert "have no scale" in refused.err
     model = quantize()
     again = quantize("--plan-in", "p.json", output="again.onnx")
-    assert again.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+    assert again.SerializeToString(deterministic=True) == model.SerializeToString(
+        deterministic=True
+    )
 
 
 def test_plan_in_of_another_model_is_refused() -> None:
@@ -225,7 +242,10 @@ def test_plan_in_of_another_model_is_refused() -> None:
         ('{"format": "qdqgraph-plan", "version": 99}', "newer"),
         ('{"format": "qdqgraph-plan", "version": 1}', "quantizers"),
         ('{"format": "qdqgraph-plan", "version": "x"}', "version"),
-        ('{"format": "qdqgraph-plan", "version": 1, "quantizers": [], "edges": [{}], "links": []}', "reader"),
+        (
+            '{"format": "qdqgraph-plan", "version": 1, "quantizers": [], "edges": [{}]}',
+            "reader",
+        ),
     ],
 )
 def test_plan_in_that_is_no_plan(content: str, says: str) -> None:
@@ -241,6 +261,18 @@ def test_plan_in_contradicts_placement_options() -> None:
     done = run("quantize", MODEL, "-o", "x.onnx", "--plan-in", "p.json", "--exclude", "conv1")
     assert done.code == 2
     assert "--plan-in" in done.err
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.0, float("nan"), float("inf"), "wide", [0.1, 0.2]])
+def test_plan_in_with_a_bad_scale(bad: object) -> None:
+    quantize("--plan-out", "p.json")
+    data = json.loads(Path("p.json").read_text())
+    data["quantizers"][0]["scale"] = bad
+    Path("p.json").write_text(json.dumps(data))
+    done = run("quantize", MODEL, "-o", "x.onnx", "--plan-in", "p.json")
+    assert done.code == 2, done.text
+    assert "scale" in done.err
+    assert not Path("x.onnx").exists()
 
 
 @pytest.mark.parametrize("path", [MODEL, OUTPUT, "none/p.json"])
@@ -260,7 +292,9 @@ def test_plan_is_short_and_tells_the_counts() -> None:
     assert not Path(OUTPUT).exists()
 
 
-@pytest.mark.parametrize("name", ["conv1", "conv1_out", "add", "op:Conv", "*", "conv1.weight", "conv1:weight"])
+@pytest.mark.parametrize(
+    "name", ["conv1", "conv1_out", "add", "op:Conv", "*", "conv1.weight", "conv1:weight"]
+)
 def test_why_is_at_most_ten_lines(name: str) -> None:
     done = run("plan", MODEL, "--why", name)
     lines = done.out.splitlines()
@@ -346,7 +380,10 @@ def test_pass_changes_a_pass_of_the_preset() -> None:
 
 def test_residual_at_one_add() -> None:
     assert reads(quantize("--residual-at", "add=both"), "add") == [True, True]
-    assert reads(quantize("--residual", "both", "--residual-at", "add=skip"), "add") == [False, True]
+    assert reads(quantize("--residual", "both", "--residual-at", "add=skip"), "add") == [
+        False,
+        True,
+    ]
     assert run("quantize", MODEL, "-o", "x.onnx", "--residual-at", "add").code == 2
 
 
@@ -375,7 +412,9 @@ def test_share_unshare_and_major() -> None:
     assert scale(model, "x") != scale(model, "relu2_out")
     model = quantize("--share", "stem,conv2")
     assert scale(model, "x") == scale(model, "relu2_out")
-    assert scale(model, "x") == max(np.abs(images()).max() / np.float32(127), scale(model, "relu2_out"))
+    assert scale(model, "x") == max(
+        np.abs(images()).max() / np.float32(127), scale(model, "relu2_out")
+    )
     own = scale(quantize(), "relu2_out")
     model = quantize("--share", "stem,conv2!")
     assert scale(model, "x") == scale(model, "relu2_out") == own
@@ -385,7 +424,10 @@ def test_share_unshare_and_major() -> None:
 
 
 def test_set_changes_one_quantizer_and_the_last_wins() -> None:
-    wide, narrow = scale(quantize(), "x"), scale(quantize("--set", "stem=method=percentile{p=90}"), "x")
+    wide, narrow = (
+        scale(quantize(), "x"),
+        scale(quantize("--set", "stem=method=percentile{p=90}"), "x"),
+    )
     assert narrow < 0.7 * wide  # of a normal sample, P90 is 1.64, the largest of 3072 above 3.4
     model = quantize("--set", "op:Conv=method=percentile{p=90}", "--set", "stem=method=max")
     assert scale(model, "x") == wide
@@ -397,7 +439,10 @@ def test_set_changes_one_quantizer_and_the_last_wins() -> None:
 
 
 def test_percentile_is_short_for_the_method() -> None:
-    for output, option in (("a.onnx", ("--percentile", "99")), ("b.onnx", ("--method", "percentile{p=99}"))):
+    for output, option in (
+        ("a.onnx", ("--percentile", "99")),
+        ("b.onnx", ("--method", "percentile{p=99}")),
+    ):
         assert run("quantize", MODEL, "-o", output, "--data", DATA, *option).code == 0
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
     assert scale(onnx.load("a.onnx"), "x") < scale(quantize(), "x")
@@ -451,7 +496,9 @@ def test_samples_limits_what_is_seen() -> None:
 
 def test_split_batch(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(work))
-    Path("batches.py").write_text(f"import numpy as np\ndef data():\n    yield np.load('{DATA}')['x']\n")
+    Path("batches.py").write_text(
+        f"import numpy as np\ndef data():\n    yield np.load('{DATA}')['x']\n"
+    )
     command = ("quantize", MODEL, "-o", OUTPUT, "--data", "batches:data", "--method", "max")
     refused = run(*command)
     assert refused.code == 4
@@ -508,23 +555,35 @@ def test_exit_codes() -> None:
     assert exits(*command, "--data", DATA, "--exclude", "*").code == 5
     assert exits("quantize", MODEL, "-o", "none/out.onnx", "--data", DATA).code == 6
     assert exits(*command, "--data", DATA, "--set", "fc:weight=bits=4", "--opset", "17").code == 7
-    assert exits(*command, "--data", DATA).code == 0
+    assert exits(*command, "--data", DATA, "--method", "max").code == 0
 
 
 def child(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}.", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{root}{os.pathsep}.",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "qdqgraph", *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
 def test_terminated_run_leaves_nothing(work: Path) -> None:
-    Path("slow.py").write_text(
-        "import numpy as np, pathlib, time\ndef data():\n"
-        f"    yield np.load('{DATA}')['x'][:1]\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+    lines = (
+        "import numpy as np, pathlib, time",
+        "def data():",
+        f"    yield np.load('{DATA}')['x'][:1]",
+        "    pathlib.Path('begun').touch()",
+        "    time.sleep(60)",
     )
+    Path("slow.py").write_text("\n".join(lines))
     before = snapshot(work)
     process = child("quantize", MODEL, "-o", OUTPUT, "--data", "slow:data", cwd=work)
     deadline = time.monotonic() + 30
@@ -543,5 +602,7 @@ def test_import_of_the_command_line_stays_light() -> None:
         "print([m for m in ('torch', 'onnxruntime') if m in sys.modules])"
     )
     root = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
     assert done.stdout.strip() == "[]"

@@ -22,9 +22,7 @@ def rendered(plan: Plan) -> str:
         if len(members) > 1
     ]
     floats = sorted(plan.floats.items(), key=lambda item: item[0].order)
-    left = [
-        f"  float: {node.name}: {reason}" for node, notes in floats for _, reason in notes
-    ]
+    left = [f"  float: {node.name}: {reason}" for node, notes in floats for _, reason in notes]
     return "\n".join([*lines, *groups, *left]) + "\n"
 
 

@@ -44,7 +44,9 @@ TOPOLOGIES: dict[str, Network] = {
 
 def plans_of(network: Network) -> str:
     """The plans for all targets, under a heading each."""
-    return "\n".join(f"{target}\n{rendered(qg.plan(network(), target=target))}" for target in TARGETS)
+    return "\n".join(
+        f"{target}\n{rendered(qg.plan(network(), target=target))}" for target in TARGETS
+    )
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
@@ -53,7 +55,9 @@ def test_the_plan_is_the_reviewed_one(name: str) -> None:
     if os.environ.get("QDQGRAPH_UPDATE_GOLDEN"):
         path.write_text(made, "utf-8")
     kept = path.read_text("utf-8") if path.exists() else ""
-    changes = difflib.unified_diff(kept.splitlines(), made.splitlines(), path.name, "planned", lineterm="")
+    changes = difflib.unified_diff(
+        kept.splitlines(), made.splitlines(), path.name, "planned", lineterm=""
+    )
     shown = "\n".join(changes)
     assert not shown, f"\n{shown}\nif this is meant: QDQGRAPH_UPDATE_GOLDEN=1 pytest tests/golden"
 

@@ -139,7 +139,7 @@ def layer_norm(*, squared: str = "pow", affine: bool = True) -> onnx.ModelProto:
 def attention(
     *, scale: str = "scores", mask: bool = False, dropout: bool = False, dimension: int = 32
 ) -> onnx.ModelProto:
-    """One head of self-attention. `scale` stands on the scores, on q, on both operands, or nowhere."""
+    """One head of self-attention. `scale` is on the scores, on q, on both operands, or none."""
     net = Net()
     x = net.input(2, 5, 64)
     q, k, v = (net.linear(x, 64, dimension, name=name) for name in "qkv")

@@ -16,7 +16,9 @@ def norm_before_conv(*, pad: int = 0, shift: bool = True, group: int = 1) -> onn
     return net.model(net.conv(y, 32, 3, pad=pad, group=group, name="conv1"))
 
 
-def norm_behind_conv(*, training: bool = False, forked: bool = False, group: int = 1) -> onnx.ModelProto:
+def norm_behind_conv(
+    *, training: bool = False, forked: bool = False, group: int = 1
+) -> onnx.ModelProto:
     """conv, batch norm; in training mode, or with another reader of the conv, it stays."""
     net = Net()
     x = net.conv(net.input(), 32, 3, group=group, name="conv1")

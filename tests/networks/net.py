@@ -161,7 +161,7 @@ class Net:
     def model(
         self, *outputs: str, dims: Sequence[int] | None = None, check: bool = True
     ) -> onnx.ModelProto:
-        """The finished graph, checked; shapes of the outputs are inferred unless `dims` says them."""
+        """The finished graph, checked; shapes of outputs are inferred unless `dims` says them."""
         declared = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in outputs
         ]

@@ -20,7 +20,9 @@ def depthwise_silu() -> onnx.ModelProto:
 def grouped() -> onnx.ModelProto:
     """ResNeXt-like: 4 groups of 8 channels."""
     net = Net()
-    return net.model(net.conv(net.conv_relu(net.input(), 32, 3, group=4, name="conv1"), name="conv2"))
+    return net.model(
+        net.conv(net.conv_relu(net.input(), 32, 3, group=4, name="conv1"), name="conv2")
+    )
 
 
 def small_channels() -> onnx.ModelProto:

@@ -65,9 +65,21 @@ class Compiler:
         self.limit = limit
         self.script = script
         self._child: subprocess.Popen[str] | None = None
+        self._known: dict[bytes, Report] = {}
 
     def compile(self, source: Source) -> Report:
-        """Parse and build a model given in memory or as a file; errors are part of the report."""
+        """Parse and build a model given in memory or as a file; errors are part of the report.
+
+        A model given in memory twice is built once.
+        """
+        if not isinstance(source, onnx.ModelProto):
+            return self._compile(source)
+        key = source.SerializeToString(deterministic=True)
+        if key not in self._known:
+            self._known[key] = self._compile(source)
+        return self._known[key]
+
+    def _compile(self, source: Source) -> Report:
         with tempfile.TemporaryDirectory() as folder:
             if isinstance(source, onnx.ModelProto):
                 path = Path(folder) / "model.onnx"

@@ -159,7 +159,7 @@ class Inserter:
         codes = np.rint(weight / scale.reshape(shape)).astype(np.int8)
         name = f"{node.name}/weight"
         self.graph.initializer.append(numpy_helper.from_array(codes, f"{name}/codes"))
-        zero: Array = np.zeros(weight.shape[axis], np.int8)
+        zero = np.zeros((int(weight.shape[axis]),), np.int8)
         parameters = self._parameters(name, scale, zero)
         self.graph.node.append(
             helper.make_node(

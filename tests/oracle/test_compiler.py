@@ -75,7 +75,7 @@ def test_each_product_takes_one_pointwise_kernel_with_it() -> None:
 
 @needs_compiler
 def test_plans_are_deterministic() -> None:
-    first, second = compile_all([plain("attention-fp16-64"), plain("attention-fp16-64")])
+    first, second = (compile_all([plain("attention-fp16-64")])[0] for _ in range(2))
     assert first.ok
     assert first.figures == second.figures
 

@@ -27,7 +27,9 @@ def _like(net: Net, data: st.DataObject, tensors: list[str]) -> tuple[str, str]:
 def conv(net: Net, data: st.DataObject, tensors: list[str]) -> str:
     x = _pick(data, tensors)
     kernel = data.draw(st.sampled_from([1, 3]))
-    return net.conv(x, data.draw(st.sampled_from([8, 16, 32])), kernel, bias=data.draw(st.booleans()))
+    return net.conv(
+        x, data.draw(st.sampled_from([8, 16, 32])), kernel, bias=data.draw(st.booleans())
+    )
 
 
 def depthwise(net: Net, data: st.DataObject, tensors: list[str]) -> str:

@@ -8,7 +8,7 @@ it TensorRT assumes 0 and ONNX assumes 1 (onnx-tensorrt parser source).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
@@ -36,7 +36,7 @@ def insert_pair(
     zero_point = graph.add_tensor(
         pack_codes(encoding.zero_point, encoding.spec, graph.names.fresh(f"{name}_zero_point"))
     )
-    axis = {} if encoding.spec.axis is None else {"axis": encoding.spec.axis}
+    axis: dict[str, Any] = {} if encoding.spec.axis is None else {"axis": encoding.spec.axis}
     if encoding.spec.block_size:
         axis["block_size"] = encoding.spec.block_size
     made: list[onnx.NodeProto] = []

@@ -40,7 +40,8 @@ def dtype_name(element_type: int) -> str | None:
     """numpy name of an ONNX element type; None for undefined, the lower-case name if numpy has none."""
     if element_type == TensorProto.UNDEFINED:
         return None
-    return _DTYPES.get(element_type) or TensorProto.DataType.Name(element_type).lower()
+    known = {int(kind): name for kind, name in _DTYPES.items()}
+    return known.get(element_type) or TensorProto.DataType.Name(element_type).lower()
 
 
 def value_type(info: onnx.ValueInfoProto) -> Type:

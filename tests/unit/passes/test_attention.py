@@ -68,8 +68,6 @@ def test_a_softmax_between_linears_is_no_attention() -> None:
 
 def test_scores_that_someone_else_reads_are_no_attention() -> None:
     model = attention(scale="none")
-    model.graph.output.add().CopyFrom(
-        onnx.helper.make_tensor_value_info("qk_out", 1, [2, 5, 5])
-    )
+    model.graph.output.add().CopyFrom(onnx.helper.make_tensor_value_info("qk_out", 1, [2, 5, 5]))
     made = after(model, recognize_attention)
     assert all(node.composite is None for node in made.graph.nodes)

@@ -18,7 +18,11 @@ from tests.reads import activations, groups, reasons, weights
 
 
 def planned(network: Network, *passes: Pass, target: str = "tensorrt") -> qg.ModelPlan:
-    preset = {"tensorrt": qg.tensorrt, "tensorrt-rtx": qg.tensorrt_rtx, "onnxruntime": qg.onnxruntime}
+    preset = {
+        "tensorrt": qg.tensorrt,
+        "tensorrt-rtx": qg.tensorrt_rtx,
+        "onnxruntime": qg.onnxruntime,
+    }
     return qg.plan(network(), pipeline=preset[target]().with_passes(*passes))
 
 
@@ -39,9 +43,7 @@ def test_exclude_of_a_tensor_means_all_its_reads() -> None:
 
 
 def test_exclude_of_a_region() -> None:
-    plan = planned(
-        joins.inception, exclude.with_options(pattern="between:relu1_out,relu4_out")
-    )
+    plan = planned(joins.inception, exclude.with_options(pattern="between:relu1_out,relu4_out"))
     assert {"branch3", "branch3_reduce"} & {r.partition(":")[0] for r in weights(plan)} == set()
     assert {"branch1", "branch_pool"} <= {r.partition(":")[0] for r in weights(plan)}
 
@@ -136,7 +138,8 @@ def test_a_member_that_is_not_quantized_is_a_conflict() -> None:
 
 def test_a_group_takes_the_range_of_its_major() -> None:
     plan = planned(
-        lambda: products.conv_chain(3), share_named.with_options(members="conv1+conv3", major="conv3")
+        lambda: products.conv_chain(3),
+        share_named.with_options(members="conv1+conv3", major="conv3"),
     )
     assert plan.majors == {"relu2_out": "share conv1+conv3"}
 

@@ -48,8 +48,12 @@ def test_a_pool_is_quantized_through_the_flatten_behind_it() -> None:
 
 def test_a_mean_over_tokens_is_no_pool() -> None:
     net = Net()
-    y = net.node("ReduceMean", net.linear(net.input(2, 5, 32), 32, 32, name="a"), axes=[1], name="mean")
-    plan = qg.plan(net.model(net.node("Gemm", net.node("Flatten", y), net.weight("w", 32, 24), name="b")))
+    y = net.node(
+        "ReduceMean", net.linear(net.input(2, 5, 32), 32, 32, name="a"), axes=[1], name="mean"
+    )
+    plan = qg.plan(
+        net.model(net.node("Gemm", net.node("Flatten", y), net.weight("w", 32, 24), name="b"))
+    )
     assert reasons(plan)["mean"] == ["averages something else than pixels"]
 
 

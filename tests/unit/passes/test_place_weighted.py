@@ -10,7 +10,7 @@ from onnx import numpy_helper
 import qdqgraph as qg
 from tests.networks import oddities, products
 from tests.networks.net import Net
-from tests.reads import activations, as_preset, after, reasons, weights
+from tests.reads import activations, after, as_preset, reasons, weights
 
 TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 

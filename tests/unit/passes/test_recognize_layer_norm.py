@@ -1,4 +1,4 @@
-"""A spelled-out layer norm is one float operation: its means are no pools, its sums no residuals."""
+"""A layer norm spelled out is one float operation: its means are no pools."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def test_two_different_deviations_are_no_norm() -> None:
     x = net.input(2, 32)
     a = net.node("Sub", x, net.node("ReduceMean", x, axes=[-1]))
     b = net.node("Sub", x, net.constant(1.0))
-    spread = net.node("Sqrt", net.add(net.node("ReduceMean", net.node("Mul", b, b), axes=[-1]), net.constant(1e-5)))
+    spread = net.node(
+        "Sqrt",
+        net.add(net.node("ReduceMean", net.node("Mul", b, b), axes=[-1]), net.constant(1e-5)),
+    )
     made = after(net.model(net.node("Div", a, spread)), recognize_layer_norm)
     assert all(node.composite is None for node in made.graph.nodes)

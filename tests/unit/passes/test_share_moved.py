@@ -76,8 +76,11 @@ def test_behind_writes_a_pair_in_front_where_another_int8_reader_needs_it() -> N
     assert {"relu1_out -> cat1:1", "cat1_out -> cat2:0"} <= activations(plan)
 
 
-def test_forks_writes_one_more_where_several_movers_read() -> None:
-    assert carried(qg.plan(joins.fork_to_movers(), target="tensorrt-rtx")) == {"cat:3"}
+def test_forks_writes_one_more_where_a_value_goes_several_ways() -> None:
+    assert carried(qg.plan(joins.fork_to_movers(), target="tensorrt-rtx")) == set()
+    assert carried(qg.plan(joins.stem_pool(), target="tensorrt-rtx")) == {"pool:x"}
+    split = qg.plan(joins.c2f(), target="tensorrt-rtx")
+    assert "relu1_out -> split:x" in activations(split)
 
 
 @pytest.mark.parametrize("name", GROUPS)

@@ -86,5 +86,7 @@ def test_without_ranges_the_plan_says_that_nothing_was_judged() -> None:
     made = after(joins.stem_pool(), as_preset("tensorrt", "place-weighted"), share_moved)
     made.plan.author = "split-wide-groups"
     split_wide_groups.run(made)
-    assert made.plan.notices == ["the range guard was not evaluated: there are no calibration ranges"]
+    assert made.plan.notices == [
+        "the range guard was not evaluated: there are no calibration ranges"
+    ]
     assert groups(made.plan) == {frozenset({"relu1_out", "pool_out"})}

@@ -56,4 +56,6 @@ def test_requantizing_keeps_the_places_of_the_file() -> None:
 def test_without_it_the_pairs_of_the_file_stay() -> None:
     plan = qg.plan(quantized(residuals.identity()))
     assert not plan.entries
-    assert "already quantized in the file" in {why for notes in plan.floats.values() for _, why in notes}
+    assert "already quantized in the file" in {
+        why for notes in plan.floats.values() for _, why in notes
+    }

@@ -68,7 +68,9 @@ def test_before_and_after() -> None:
 
 
 def test_without() -> None:
-    assert set(names(qg.tensorrt())) - set(names(qg.tensorrt().without("residual", "emit-pairs"))) == {
+    assert set(names(qg.tensorrt())) - set(
+        names(qg.tensorrt().without("residual", "emit-pairs"))
+    ) == {
         "place-residual",
         "emit-pairs",
     }

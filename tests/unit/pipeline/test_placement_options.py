@@ -63,12 +63,18 @@ def test_the_group_takes_the_majors_scale() -> None:
     placement = Placement(share=["conv1,conv2!"])
     plan = planned(lambda: products.conv_chain(3), placement)
     qg.calibrate(plan, [feed_for(model)], method="max")
-    alone, first, second = free.quantizers["relu1_out"], plan.quantizers["x"], plan.quantizers["relu1_out"]
+    alone, first, second = (
+        free.quantizers["relu1_out"],
+        plan.quantizers["x"],
+        plan.quantizers["relu1_out"],
+    )
     assert first.encoding is not None
     assert first.encoding is not alone.encoding
     assert alone.encoding is not None
     assert second.encoding is not None
-    assert float(first.encoding.scale) == float(second.encoding.scale) == float(alone.encoding.scale)
+    assert (
+        float(first.encoding.scale) == float(second.encoding.scale) == float(alone.encoding.scale)
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,9 @@ def test_wrong_share_lists(share: list[str], error: type[Exception], message: st
 
 def test_an_excluded_member_names_its_exclusion() -> None:
     placement = Placement(exclude=["conv2"], share=["conv1,conv2"])
-    with pytest.raises(ConflictError, match=r"conv2 is to share .* not quantized \(exclude conv2\)"):
+    with pytest.raises(
+        ConflictError, match=r"conv2 is to share .* not quantized \(exclude conv2\)"
+    ):
         planned(lambda: products.conv_chain(3), placement)
 
 
@@ -167,6 +175,17 @@ def test_residual_and_residual_at() -> None:
     assert reasons(plan)["layer1.add"] == ["policy none: both operands stay float"]
 
 
+@pytest.mark.xfail(reason="a narrower copy runs before the sums behind its scope are decided")
+def test_a_narrower_rule_in_front_of_other_residuals() -> None:
+    plan = planned(residuals.identity, Placement(residual_at=["layer1.*=both"]))
+    adds = {read for read in activations(plan) if ".add:" in read}
+    assert adds == {
+        "layer1.conv2_out -> layer1.add:x",
+        "relu1_out -> layer1.add:y",
+        "relu3_out -> layer2.add:y",
+    }
+
+
 def test_several_residual_rules_the_last_of_which_wins() -> None:
     placement = Placement(residual_at=["layer*=none", "layer2.*=skip"])
     plan = planned(residuals.identity, placement)
@@ -198,4 +217,6 @@ def test_without_leaves_passes_out() -> None:
 def test_strip_runs_before_everything_else() -> None:
     first = Placement(requantize=True).pipeline().passes[0]
     assert first.spelling == "strip-quantizers{keep_places=true}"
-    assert Placement(strip=True).pipeline().passes[0].spelling == "strip-quantizers{keep_places=false}"
+    assert (
+        Placement(strip=True).pipeline().passes[0].spelling == "strip-quantizers{keep_places=false}"
+    )

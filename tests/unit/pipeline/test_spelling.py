@@ -76,7 +76,7 @@ def test_what_spells_no_pass(text: str) -> None:
 
 
 def test_options_without_a_value() -> None:
-    with pytest.raises(UsageError, match="'policy' in .* is not option=value"):
+    with pytest.raises(UsageError, match=r"'policy' in .* is not option=value"):
         split_spelling("place-residual{policy}")
     assert split_options("") == {}
     assert split_options(" a = 1 , b={x=1,y=2} ") == {"a": "1", "b": "{x=1,y=2}"}
@@ -88,7 +88,9 @@ def test_a_pass_is_found_by_words_of_its_name() -> None:
     assert find_pass("place-residual", ALL).name == "place-residual"
     with pytest.raises(UsageError, match=r"'place' is ambiguous: did you mean place-weighted"):
         find_pass("place", ALL)
-    with pytest.raises(UsageError, match=r"'place-residul' is unknown: did you mean place-residual"):
+    with pytest.raises(
+        UsageError, match=r"'place-residul' is unknown: did you mean place-residual"
+    ):
         find_pass("place-residul", ALL)
     with pytest.raises(UsageError, match=r"'qqq' is unknown: one of fold-constants"):
         find_pass("qqq", ALL)

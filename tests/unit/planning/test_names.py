@@ -38,7 +38,10 @@ def reads(names: Names, pattern: str) -> set[str]:
         ("op:Add", ["layer1.add", "layer2.add"]),
         ("layer1.conv1_out", ["layer1.conv1"]),
         ("x", ["stem"]),
-        ("between:relu1_out,layer1.add_out", ["layer1.conv1", "relu2", "layer1.conv2", "layer1.add"]),
+        (
+            "between:relu1_out,layer1.add_out",
+            ["layer1.conv1", "relu2", "layer1.conv2", "layer1.add"],
+        ),
         ("between:relu1_out,relu2_out", ["layer1.conv1", "relu2"]),
     ],
 )
@@ -89,8 +92,14 @@ def test_a_concat_and_a_reshape_stand_for_the_data_they_move() -> None:
 
 def test_module_paths_come_from_weights_and_cover_what_lies_below() -> None:
     net = Net()
-    y = net.conv(net.input(), name="/backbone/layer1/conv", weight=net.weight("backbone.layer1.weight", 32, 32, 1, 1))
-    y = net.conv(y, name="/backbone/layer2/conv", weight=net.weight("backbone.layer2.weight", 32, 32, 1, 1))
+    y = net.conv(
+        net.input(),
+        name="/backbone/layer1/conv",
+        weight=net.weight("backbone.layer1.weight", 32, 32, 1, 1),
+    )
+    y = net.conv(
+        y, name="/backbone/layer2/conv", weight=net.weight("backbone.layer2.weight", 32, 32, 1, 1)
+    )
     graph = context(net.model(net.conv(y, name="head"))).graph
     names = Names(graph)
     assert [node.name for node in names.nodes("backbone.layer1")] == ["/backbone/layer1/conv"]
@@ -110,7 +119,9 @@ def test_scopes_of_torch_and_paths_of_torchscript() -> None:
             weight = next(t for t in model.graph.initializer if t.name == node.input[1])
             weight.name = node.input[1] = f"val_{node.name}"
     left, right = (n for n in model.graph.node if n.name in ("left", "right"))
-    left.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'body', 'body.left', 'conv2d']")
+    left.metadata_props.add(
+        key="pkg.torch.onnx.name_scopes", value="['', 'body', 'body.left', 'conv2d']"
+    )
     right.name = "/body/body.1/right/Conv"
     names = Names(context(model).graph)
     assert [node.module for node in names.nodes("body")] == ["body.left", "body.1.right"]
@@ -137,7 +148,10 @@ def test_duplicate_and_empty_names_name_all_and_none() -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("layer1.cnov1", r"'layer1.cnov1' matches no tensor, node or module: nearest: layer1.conv1"),
+        (
+            "layer1.cnov1",
+            r"'layer1.cnov1' matches no tensor, node or module: nearest: layer1.conv1",
+        ),
         ("layer9.*", r"'layer9.\*' matches no .*: nearest: "),
         ("re:^nope$", "matches no tensor"),
         ("op:Convolution", "nearest: conv"),

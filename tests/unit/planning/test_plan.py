@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,10 @@ def test_own_and_a_differing_spec_ask_for_another_one() -> None:
     assert [q.id for q in quantizers] == ["shared.weight", "shared.weight#2"]
     ctx = context(products.shared_weight())
     spec = QuantSpec(dtype="int4")
-    quantizers = [quantize(ctx.plan, edge(ctx, "conv1", 1)), quantize(ctx.plan, edge(ctx, "conv2", 1), spec)]
+    quantizers = [
+        quantize(ctx.plan, edge(ctx, "conv1", 1)),
+        quantize(ctx.plan, edge(ctx, "conv2", 1), spec),
+    ]
     assert [q.spec.dtype for q in quantizers] == ["int8", "int4"]
 
 
@@ -183,7 +188,7 @@ def test_code_ranges(dtype: str, narrow: bool, codes: tuple[int, int]) -> None:
 # ---------------------------------------------------------------------- groups
 def chain_of_three(ctx: Context) -> list[Quantizer]:
     made = [quantize(ctx.plan, edge(ctx, name)) for name in ("pool0", "pool1", "pool2")]
-    for a, b in zip(made, made[1:], strict=False):
+    for a, b in pairwise(made):
         ctx.plan.share(a, b, reason="test")
     return made
 

@@ -84,7 +84,9 @@ def test_edges_that_the_model_lacks_are_listed() -> None:
         replay_plan(products.conv_chain(4), data)
     # Two for each of the five convs that are missing, and the pool, which reads another tensor.
     assert error.value.what == "11 of 22 edges of the plan are not in this model"
-    assert error.value.where.startswith("relu4_out -> conv conv5_out; conv5.weight -> conv conv5_out")
+    assert error.value.where.startswith(
+        "relu4_out -> conv conv5_out; conv5.weight -> conv conv5_out"
+    )
     assert error.value.where.count(" -> ") == 5
     assert error.value.where.endswith("; and 6 more")
 
@@ -125,7 +127,7 @@ def test_a_plan_with_a_missing_part_is_an_error_of_the_user(key: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": 0.0}, "scales are not finite and positive"),
+        ({"scale": 0.0}, "not finite and positive"),
         ({"zero_point": 300}, "does not fit int8"),
     ],
 )

@@ -17,7 +17,8 @@ def test_a_residual_add() -> None:
     told = qg.plan(residuals.identity()).why("layer1.add").splitlines()
     assert told == [
         "add layer1.add",
-        "  layer1.add:y: int8: shortcut of a residual; layer1.conv2 stays fused with the Add (place-residual)",
+        "  layer1.add:y: int8: shortcut of a residual; layer1.conv2 stays fused with the Add "
+        "(place-residual)",
         "  float: x stays bare: layer1.conv2 is computed in one layer with it (place-residual)",
     ]
 
@@ -87,7 +88,7 @@ def test_ten_lines_at_most(name: str) -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(NoMatchError, match="nearest: .*conv1"):
+    with pytest.raises(NoMatchError, match=r"nearest: .*conv1"):
         qg.plan(products.conv_chain(2)).why("cnov1")
 
 
