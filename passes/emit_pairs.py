@@ -32,5 +32,6 @@ def emit_pairs(ctx: Context, *, movers: Literal["behind", "forks", "around"] = "
                 read = [q.id for e in node.moved_edges if (q := ctx.plan.quantizer_on(e))]
                 standing.update(read if standing.intersection(read) else ())
     for entry in ctx.plan.entries.values():
-        if entry.carried and (movers == "around" or entry.quantizer.id in standing):
+        around = movers == "around" and ctx.in_scope(entry.edge.node)
+        if entry.carried and (around or entry.quantizer.id in standing):
             entry.carried = False

@@ -19,7 +19,7 @@ HEAD_DIMENSIONS = (16, 32, 64)
 MOST_KEYS = 512
 
 
-@sweep(stage="place")
+@sweep(stage="place", per_node=True)
 def place_attention(ctx: Context, *, products: Literal["int8", "float"] = "float") -> None:
     """Quantize both operands of both products of each attention, or leave a reason."""
     for node in ctx.nodes():
@@ -31,9 +31,7 @@ def place_attention(ctx: Context, *, products: Literal["int8", "float"] = "float
         ):
             continue
         first = composite.nodes[-1]
-        if not ctx.settle(node):
-            continue
-        if products == "float":
+        if ctx.options_at(node).get("products", products) == "float":
             reason = "attention stays one float kernel on this target"
         else:
             reason = why_no_kernel(first, node)

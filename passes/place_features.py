@@ -15,14 +15,13 @@ from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
 
 
-@sweep(stage="place")
+@sweep(stage="place", per_node=True)
 def place_features(ctx: Context, *, enabled: bool = True) -> None:
     """Quantize the inputs of each concat that reaches an int8 product through float work."""
-    if not enabled:
-        return
     for node in ctx.nodes():
         if (
             node.op.name != "concat"
+            or not ctx.options_at(node).get("enabled", enabled)
             or ctx.plan.read_quantized(node.output)
             or not _feeds_int8(ctx, node)
         ):

@@ -19,23 +19,20 @@ from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
 
 
-@sweep(stage="place")
+@sweep(stage="place", per_node=True)
 def place_pools(
     ctx: Context, *, average: Literal["around", "windows", "behind"] = "around"
 ) -> None:
     """Quantize the input of each averaging pool whose output is read in int8."""
     for node in ctx.reversed_nodes():
-        if (
-            Trait.AVERAGES not in node.op.traits
-            or node.composite is not None
-            or not ctx.settle(node)
-        ):
+        if Trait.AVERAGES not in node.op.traits or node.composite is not None:
             continue
+        where = ctx.options_at(node).get("average", average)
         if not _over_pixels(node):
             ctx.plan.leave_float(node, "averages something else than pixels")
         elif not ctx.plan.read_quantized(node.output):
             ctx.plan.leave_float(node, "a reader behind it stays float, so int8 would not pay")
-        elif average == "behind" or (average == "windows" and node.op.name != "average_pool"):
+        elif where == "behind" or (where == "windows" and node.op.name != "average_pool"):
             ctx.plan.leave_float(node, "a pair in front of this pool gains nothing: behind it only")
         else:
             ctx.plan.quantize(node.edges[0], reason="int8 on both sides of an averaging pool")

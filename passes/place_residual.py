@@ -15,6 +15,7 @@ int8 for another reader anyway is read in int8 even if the sum is written in flo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qdqgraph.graph.view import Edge, Node
@@ -26,7 +27,18 @@ from qdqgraph.planning.plan import Quantizer
 LONG = ("silu", "hard_swish", "gelu", "mish")
 
 
-@sweep(stage="place")
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The options in force for one Add."""
+
+    policy: str
+    bare: str
+    through: str
+    together: bool
+    behind: str
+
+
+@sweep(stage="place", per_node=True)
 def place_residual(
     ctx: Context,
     *,
@@ -37,35 +49,36 @@ def place_residual(
     behind: Literal["int8", "any"] = "int8",
 ) -> None:
     """Quantize one or both operands of each residual Add, readers first."""
+    usual = Choice(policy, bare, through, together, behind)
     for node in ctx.reversed_nodes():
         if node.op.name != "add" or node.composite is not None:
             continue
         reason = why_no_residual(node)
-        if reason is None and ctx.settle(node):
-            reason = _place(ctx, node, policy, bare, through, together, behind)
+        if reason is None:
+            reason = _place(ctx, node, replace(usual, **ctx.options_at(node)))
         if reason is not None:
             ctx.plan.leave_float(node, reason)
 
 
-def _place(
-    ctx: Context, node: Node, policy: str, bare: str, through: str, together: bool, behind: str
-) -> str | None:
-    if policy == "none":
+def _place(ctx: Context, node: Node, choice: Choice) -> str | None:
+    if choice.policy == "none":
         return "policy none: both operands stay float"
     result = end_of_chain(node.output)
     written_int8 = ctx.plan.read_quantized(result)
-    if not written_int8 and (behind == "int8" or policy == "both"):
+    if not written_int8 and (choice.behind == "int8" or choice.policy == "both"):
         return f"a reader of {result.name} stays float, so the sum is written in float"
     edges = node.edges[:2]
-    if policy == "both":
+    if choice.policy == "both":
         made = [
             ctx.plan.quantize(edge, reason="policy both: an int8 Add of its own") for edge in edges
         ]
-        if together:
+        if choice.together:
             readers = [ctx.plan.quantizer_on(edge) for edge in result.uses]
             _together(ctx, [q for q in (*made, *readers) if q is not None])
         return None
-    chosen = edges[0 if bare == "first" else 1] if bare != "auto" else _fused(edges, through)
+    chosen = _fused(edges, choice.through)
+    if choice.bare != "auto":
+        chosen = edges[0 if choice.bare == "first" else 1]
     if not written_int8:
         edges = [edge for edge in edges if _is_int8_anyway(ctx, edge)]
         if chosen is None or not edges:

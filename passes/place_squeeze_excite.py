@@ -26,7 +26,7 @@ STEPS = 4
 def place_squeeze_excite(ctx: Context, m: Match, *, enabled: bool = True) -> None:
     """Quantize bypass and gate of each squeeze-excite block whose result is read in int8."""
     mul, x, gate = m.node("mul"), m.value("x"), m.value("gate")
-    if not enabled or mul.composite is not None or not squeezes(gate, x) or not ctx.settle(mul):
+    if not enabled or mul.composite is not None or not squeezes(gate, x):
         return
     if not ctx.plan.read_quantized(mul.output):
         raise Skip("a reader of the squeeze-excite block stays float")

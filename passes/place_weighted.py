@@ -13,6 +13,7 @@ core pads; `rule` keeps the cases that NVIDIA's ModelOpt keeps. `transposed`: ne
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qdqgraph.graph.view import Edge, Node
@@ -32,7 +33,17 @@ SMALL = 16
 LONG = ("silu", "hard_swish", "gelu", "mish")
 
 
-@sweep(stage="place")
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The options in force for one product."""
+
+    depthwise: str
+    small: str
+    transposed: str
+    bits: int
+
+
+@sweep(stage="place", per_node=True)
 def place_weighted(
     ctx: Context,
     *,
@@ -43,16 +54,20 @@ def place_weighted(
     bits: int = 8,
 ) -> None:
     """Quantize activation and weight of each product that the options let be int8."""
+    usual = Choice(depthwise, small, transposed, bits)
     seen: set[str] = set()
     for node in ctx.nodes():
-        if not node.op.weighted or not ctx.settle(node):
+        if not node.op.weighted:
             continue
+        given = ctx.options_at(node)
+        own_weight = given.pop("clone_shared", clone_shared)
+        choice = replace(usual, **given)
         weight = weight_edge(node) or _stored_codes(node)
         if weight is None and node.composite is not None:
             continue
         reason = _why_float(node, weight)
         if reason is None and weight is not None and node not in ctx.plan.forced:
-            reason = _why_not_here(node, weight, depthwise, small, transposed)
+            reason = _why_not_here(node, weight, choice)
         if reason is not None or weight is None:
             ctx.plan.leave_float(node, reason or "")
             continue
@@ -60,9 +75,9 @@ def place_weighted(
             continue
         for edge in activation_edges(node):
             ctx.plan.quantize(edge, reason=f"input of an int8 {node.op}")
-        spec = weight_spec(node, weight, ctx.version, bits)
+        spec = weight_spec(node, weight, ctx.version, choice.bits)
         name = weight.value.name
-        own = clone_shared and name in seen
+        own = own_weight and name in seen
         seen.add(name)
         ctx.plan.quantize(weight, spec, reason=f"weight of {node.op}, {spec}", own=own)
 
@@ -91,9 +106,7 @@ def _why_float(node: Node, weight: Edge | None) -> str | None:
     return None
 
 
-def _why_not_here(
-    node: Node, weight: Edge, depthwise: str, small: str, transposed: str
-) -> str | None:
+def _why_not_here(node: Node, weight: Edge, choice: Choice) -> str | None:
     if node.op.name not in ("conv", "conv_transpose"):
         return None
     shape = tuple(int(d or 0) for d in weight.value.shape or ())
@@ -101,21 +114,21 @@ def _why_not_here(
     if node.op.name == "conv_transpose":
         return (
             "transposed convolutions do not run in int8 on this target"
-            if transposed == "float"
+            if choice.transposed == "float"
             else None
         )
     if is_depthwise(node, shape):
-        if depthwise == "float":
+        if choice.depthwise == "float":
             return "depthwise convolutions are faster in float on this target"
         behind = [name for name in activations_behind(node) if name in LONG]
-        if depthwise == "fusible" and behind:
+        if choice.depthwise == "fusible" and behind:
             return f"no int8 depthwise kernel takes {behind[0]} as its epilogue"
-    elif groups > 1 and per_group < 4 and depthwise == "float":
+    elif groups > 1 and per_group < 4 and choice.depthwise == "float":
         return f"{per_group} channels a group would be padded to 4"
     inputs = per_group * groups
-    if min(inputs, outputs) >= SMALL or small == "int8":
+    if min(inputs, outputs) >= SMALL or choice.small == "int8":
         return None
-    if small == "rule" and _small_is_worth_it(node, shape, groups, inputs, outputs):
+    if choice.small == "rule" and _small_is_worth_it(node, shape, groups, inputs, outputs):
         return None
     return f"{inputs} input and {outputs} output channels are too few for int8 to pay"
 

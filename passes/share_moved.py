@@ -18,14 +18,14 @@ from qdqgraph.pipeline.passes import sweep
 from qdqgraph.planning.plan import Quantizer
 
 
-@sweep(stage="share")
+@sweep(stage="share", per_node=True)
 def share_moved(ctx: Context, *, guard: float = 16.0) -> None:
     """Carry each quantizer up over what moves data, readers first."""
     for node in ctx.reversed_nodes():
         read = [output for output in node.outputs if output.uses or output.is_output]
         if not node.moves_data or not read or not all(map(ctx.plan.all_planned, read)):
             continue
-        behind = _behind(ctx, node)
+        behind, limit = _behind(ctx, node), float(ctx.options_at(node).get("guard", guard))
         for edge in node.moved_edges:
             if edge.value.is_const:
                 continue
@@ -34,7 +34,7 @@ def share_moved(ctx: Context, *, guard: float = 16.0) -> None:
             )
             if front is not None:
                 for quantizer in behind:
-                    ctx.plan.share(front, quantizer, reason=f"{node.op} {node.name}", guard=guard)
+                    ctx.plan.share(front, quantizer, reason=f"{node.op} {node.name}", guard=limit)
 
 
 def _behind(ctx: Context, node: Node) -> list[Quantizer]:

@@ -36,7 +36,7 @@ class Model:
         self.unverified: tuple[str, ...] = ()
         self.bytes_before = _file_bytes(loaded) if loaded else proto.ByteSize()
         inline_functions(proto)
-        self.graph = OnnxGraph(proto, loaded.base_dir if loaded else None)
+        self.graph = OnnxGraph(proto, loaded.data if loaded else None)
 
     @property
     def label(self) -> str:

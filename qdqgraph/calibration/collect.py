@@ -99,7 +99,7 @@ def run_sample(session: Session, names: Sequence[str], feed: Feed) -> list[Array
 def _update(
     stats: TensorStatistics, array: Array, index: int, cap: int | None, histogram: bool
 ) -> None:
-    if array.dtype not in (np.float32, np.float64, np.float16):
+    if str(array.dtype) not in ("float32", "float64", "float16"):
         array = array.astype(np.float32)
     if histogram:
         stats.update(array, index, cap=cap)

@@ -55,7 +55,8 @@ def channel_amax(
         others = tuple(range(1, view.ndim))
         with np.errstate(invalid="ignore"):
             low, high = view.min(axis=others), view.max(axis=others)
-        amax[rows] = np.maximum(amax[rows], np.maximum(np.abs(low), np.abs(high)))
+        largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+        amax[rows] = np.maximum(amax[rows], largest)
     _require_finite(amax, axis, name)
     if method == "mse":
         error = np.zeros((len(_RATIOS), len(amax)))

@@ -247,7 +247,7 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     defaults: dict[str, Any] = {}
     for key, value in data.items():
         option = names.get(key.replace("_", "-"))
-        if option is None or option.name is None:
+        if option is None or not option.name:
             near = get_close_matches(key, list(names), 1)
             raise UsageError(
                 f"unknown key {key!r}",

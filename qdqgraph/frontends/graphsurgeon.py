@@ -54,7 +54,7 @@ def script_pass(script: Callable[[gs.Graph], gs.Graph | None]) -> Pass:
         if not isinstance(ctx.graph, OnnxGraph):
             raise UsageError("graphsurgeon scripts run on ONNX models only", where=run.__name__)
         edited = run_script(ctx.graph.commit(), script)
-        ctx.replace_graph(OnnxGraph(edited, ctx.graph.folder))
+        ctx.replace_graph(OnnxGraph(edited, ctx.graph.data))
 
     run.__name__ = script.__name__
     run.__doc__ = script.__doc__ or "A graphsurgeon script."

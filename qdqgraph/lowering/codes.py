@@ -6,7 +6,8 @@ code = clip(round_half_even(x / scale) + zero_point, qmin, qmax), the division i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from qdqgraph.errors import TargetError
-from qdqgraph.graph.view import Array
-from qdqgraph.lowering.external import ExternalPayload, tensor_array
+from qdqgraph.graph.view import Array, Index
+from qdqgraph.lowering.external import Block, ExternalPayload, block_indices, iter_blocks
+from qdqgraph.lowering.references import DataFolder
 from qdqgraph.planning.spec import Encoding, QuantSpec
 
-BLOCK_BYTES = 8 << 20
+_CACHED = 256 << 10  # bytes of float32 at a time: the temporaries stay in the second-level cache
 
 _NUMPY: dict[str, Any] = {
     "int8": np.int8,
@@ -43,34 +45,24 @@ def code_dtype(spec: QuantSpec) -> Any:
 
 def quantize_array(array: Array, encoding: Encoding) -> Array:
     """Codes of `array`, same shape, dtype of the spec; works through it in cache-sized blocks."""
-    spec = encoding.spec
+    spec, axis = encoding.spec, encoding.spec.axis
     low, high = spec.code_range
-    result = np.empty(array.shape, code_dtype(spec))
-    axis = spec.axis if spec.axis is not None else 0
-    shape = [1] * array.ndim
-    if spec.axis is not None:
-        shape[spec.axis] = -1
-    scale = encoding.scale.reshape(shape) if array.ndim else encoding.scale
-    zero = encoding.zero_point.astype(np.float32).reshape(scale.shape)
-    step = _rows(array, axis)
+    shape = (1, 1, array.size)
+    if axis is not None:
+        channels = array.shape[axis]
+        shape = (math.prod(array.shape[:axis]), channels, math.prod(array.shape[axis + 1 :]))
+    source, result = array.reshape(shape), np.empty(shape, code_dtype(spec))
+    scale = encoding.scale.reshape(-1, 1)
+    zero = encoding.zero_point.astype(np.float32).reshape(-1, 1)
     working = np.float64 if spec.bits == 32 else np.float32
-    for start in range(0, array.shape[axis] if array.ndim else 1, step):
-        part: tuple[slice | Any, ...] = (slice(None),) * axis + (slice(start, start + step),)
-        here = part if array.ndim else ()
-        per = part if spec.axis is not None else ...
-        block = np.divide(array[here], scale[per], dtype=working, casting="unsafe")
+    for index in block_indices(shape, np.dtype(np.float32).itemsize, _CACHED):
+        rows = index[1] if axis is not None and len(index) > 1 else slice(None)
+        block = np.divide(source[index], scale[rows], dtype=working, casting="unsafe")
         np.rint(block, out=block)
-        block += zero[per]
-        np.clip(block, low, high, out=block)
-        result[here] = block.astype(result.dtype)
-    return result
-
-
-def _rows(array: Array, axis: int) -> int:
-    """Rows of `axis` that make up about 256 KiB: temporaries then stay in the cache."""
-    if not array.ndim or not array.size:
-        return 1
-    return max(1, (1 << 16) * array.shape[axis] // array.size)
+        block += zero[rows]
+        block.clip(low, high, out=block)
+        result[index] = block.astype(result.dtype)
+    return result.reshape(array.shape)
 
 
 def pack_codes(codes: npt.NDArray[Any], spec: QuantSpec, name: str) -> onnx.TensorProto:
@@ -79,22 +71,41 @@ def pack_codes(codes: npt.NDArray[Any], spec: QuantSpec, name: str) -> onnx.Tens
 
 
 def quantized_payload(
-    tensor: onnx.TensorProto, folder: Path, encoding: Encoding, name: str
-) -> tuple[onnx.TensorProto, ExternalPayload]:
-    """The codes of an external tensor, made slice by slice while the file is written."""
-    spec = encoding.spec
-    element = numpy_helper.from_array(np.zeros(1, code_dtype(spec))).data_type
-    made = TensorProto(name=name, data_type=element)
-    made.dims.extend(tensor.dims)
+    tensor: TensorProto, folder: Path | DataFolder, encoding: Encoding, name: str
+) -> tuple[TensorProto, ExternalPayload]:
+    """The codes of an external tensor, made block by block while the file is written."""
+    element = pack_codes(np.zeros(1), encoding.spec, name).data_type
+    made = TensorProto(name=name, data_type=element, dims=tensor.dims)
+    source = TensorProto()
+    source.CopyFrom(tensor)  # the reference as it is now: saving points the tensor elsewhere
 
-    def blocks() -> Iterator[bytes]:
-        array = tensor_array(tensor, folder)
-        rows = max(1, BLOCK_BYTES // max(1, array.nbytes // max(1, array.shape[0])))
-        for start in range(0, array.shape[0], rows):
-            part = slice(start, start + rows)
-            piece = encoding
-            if spec.axis == 0:
-                piece = Encoding(spec, encoding.scale[part], encoding.zero_point[part])
-            yield quantize_array(np.asarray(array[part]), piece).tobytes()
+    def codes() -> Iterator[Array]:
+        for index, block in iter_blocks(source, folder):
+            yield quantize_array(block, _part(encoding, index))
+
+    def blocks() -> Iterable[Block]:
+        return _pairs(codes()) if encoding.spec.bits == 4 else codes()
 
     return made, ExternalPayload(element, tuple(tensor.dims), blocks)
+
+
+def _part(encoding: Encoding, index: Index) -> Encoding:
+    """The encoding of a slice of the tensor."""
+    axis = encoding.spec.axis
+    if axis is None or axis >= len(index):
+        return encoding
+    rows = index[axis]
+    return Encoding(encoding.spec, encoding.scale[rows], encoding.zero_point[rows])
+
+
+def _pairs(blocks: Iterable[Array]) -> Iterator[npt.NDArray[np.uint8]]:
+    """4-bit codes two to a byte, low half first; an odd one waits for the next block."""
+    waiting = np.empty(0, np.uint8)
+    for block in blocks:
+        halves = block.ravel().astype(np.int8).view(np.uint8) & 0x0F
+        halves = np.concatenate([waiting, halves]) if waiting.size else halves
+        even = halves.size & ~1
+        yield halves[:even:2] | (halves[1:even:2] << 4)
+        waiting = halves[even:]
+    if waiting.size:
+        yield waiting

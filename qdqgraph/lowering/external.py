@@ -21,6 +21,7 @@ import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
 from qdqgraph.errors import ModelLoadError, OutputError
+from qdqgraph.graph.view import Index
 from qdqgraph.lowering.destination import path_text
 from qdqgraph.lowering.outfile import writing
 from qdqgraph.lowering.references import DataFolder, ExternalRange, is_external
@@ -32,7 +33,6 @@ BLOCK_BYTES = 8 << 20
 _PAGE, _LINE, _PAGED_FROM = 4096, 64, 1 << 20
 
 Block = bytes | bytearray | memoryview | npt.NDArray[Any]
-Index = tuple[slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +99,40 @@ def iter_blocks(
     shape = tuple(tensor.dims)
     if not is_external(tensor) or is_packed(tensor.data_type):
         array = tensor_array(tensor, base_dir)
-        for index in _indices(array.shape, array.itemsize, max_bytes):
+        for index in block_indices(array.shape, array.itemsize, max_bytes):
             yield index, np.array(array[index])
         return
     source, dtype = _folder(base_dir).range_of(tensor), numpy_dtype(tensor.data_type)
     done = 0
     with _opened(source) as file:
-        for index in _indices(shape, dtype.itemsize, max_bytes):
+        for index in block_indices(shape, dtype.itemsize, max_bytes):
             block = np.empty([s.stop - s.start for s in index] + list(shape[len(index) :]), dtype)
             _read_into(file, source, done, raw_view(block))
             done += block.nbytes
             yield index, block
+
+
+def block_indices(shape: tuple[int, ...], itemsize: int, max_bytes: int) -> Iterator[Index]:
+    """Split along the outermost axis whose rows fit into `max_bytes`; walk the axes before it.
+
+    >>> list(block_indices((3, 2), 4, 16))
+    [(slice(0, 2, None),), (slice(2, 3, None),)]
+    """
+    if not math.prod(shape):
+        return
+    axis, row = 0, math.prod(shape) * itemsize
+    for axis, length in enumerate(shape):  # noqa: B007
+        row //= length
+        if row <= max_bytes:
+            break
+    if not shape:
+        yield ()
+        return
+    step = max(1, max_bytes // row)
+    for outer in itertools.product(*map(range, shape[:axis])):
+        lead = tuple(slice(i, i + 1) for i in outer)
+        for start in range(0, shape[axis], step):
+            yield (*lead, slice(start, min(start + step, shape[axis])))
 
 
 def range_blocks(source: ExternalRange) -> Iterator[memoryview]:
@@ -230,22 +253,3 @@ def _read_into(file: Any, source: ExternalRange, start: int, view: memoryview) -
         raise ModelLoadError(
             f"external data file cannot be read: {error.strerror}", where=path_text(source.path)
         ) from error
-
-
-def _indices(shape: tuple[int, ...], itemsize: int, max_bytes: int) -> Iterator[Index]:
-    """Split along the outermost axis whose rows fit into `max_bytes`; walk the axes before it."""
-    if not math.prod(shape):
-        return
-    axis, row = 0, math.prod(shape) * itemsize
-    for axis, length in enumerate(shape):  # noqa: B007
-        row //= length
-        if row <= max_bytes:
-            break
-    if not shape:
-        yield ()
-        return
-    step = max(1, max_bytes // row)
-    for outer in itertools.product(*map(range, shape[:axis])):
-        lead = tuple(slice(i, i + 1) for i in outer)
-        for start in range(0, shape[axis], step):
-            yield (*lead, slice(start, min(start + step, shape[axis])))

@@ -41,6 +41,6 @@ def raise_for_plan(graph: OnnxGraph, plan: Plan, opset: int | None) -> OnnxGraph
         return graph
     model = graph.commit()
     plan.notices.extend(raise_opset(model, wanted))
-    raised = OnnxGraph(model, graph.folder)
+    raised = OnnxGraph(model, graph.data)
     plan.rebind(raised)
     return raised

@@ -50,6 +50,7 @@ class Pass:
     doc: str = field(default="", compare=False, repr=False)
     options: tuple[tuple[str, Option], ...] = ()
     scope: str = ""
+    per_node: bool = field(default=False, compare=False, repr=False)
 
     def with_options(self, **options: Option | str) -> Pass:
         """The same pass with these options set; strings are converted to the option's type."""
@@ -88,7 +89,9 @@ class Pass:
         return self.spelling
 
 
-def _build(function: Callable[..., None], stage: Stage, body: Callable[..., None]) -> Pass:
+def _build(
+    function: Callable[..., None], stage: Stage, body: Callable[..., None], *, per_node: bool
+) -> Pass:
     hints = get_type_hints(function, localns={"Context": Any, "Match": Match})
     parameters = [
         p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
@@ -101,17 +104,21 @@ def _build(function: Callable[..., None], stage: Stage, body: Callable[..., None
         defaults=types.MappingProxyType({p.name: p.default for p in parameters}),
         kinds=types.MappingProxyType({p.name: hints.get(p.name, str) for p in parameters}),
         doc=inspect.cleandoc((module.__doc__ if module else None) or function.__doc__ or ""),
+        per_node=per_node,
     )
 
 
-def sweep(stage: Stage = "place") -> Callable[[Callable[Concatenate[Context, P], None]], Pass]:
+def sweep(
+    stage: Stage = "place", *, per_node: bool = False
+) -> Callable[[Callable[Concatenate[Context, P], None]], Pass]:
     """Make a pass of a function that walks the graph itself.
 
-    The function takes the `Context`, and its options as keyword-only arguments with defaults.
+    The function takes the `Context`, and its options as keyword-only arguments with defaults. With
+    `per_node` it asks `ctx.options_at(node)` for options that scoped copies of it set.
     """
 
     def make(function: Callable[Concatenate[Context, P], None]) -> Pass:
-        return _build(function, stage, function)
+        return _build(function, stage, function, per_node=per_node)
 
     return make
 
@@ -136,13 +143,13 @@ def rule(
                     if match is None:
                         continue
                     try:
-                        function(ctx, match, **options)  # pyright: ignore[reportCallIssue]
+                        function(ctx, match, **{**options, **ctx.options_at(node)})  # pyright: ignore[reportCallIssue]
                     except Skip as reason:
                         ctx.decline(node, str(reason))
                         continue
                     break
 
-        return _build(function, stage, body)
+        return _build(function, stage, body, per_node=True)
 
     return make
 

@@ -55,7 +55,7 @@ class Pipeline:
         at = next((at for at in places if not self.passes[at].scope), places[-1])
         changed = self.passes[at].with_options(**options)
         if changed.scope and not self.passes[at].scope:
-            return self.before(changed.name, changed)
+            return replace(self, passes=(*self.passes[:at], changed, *self.passes[at:]))
         return replace(self, passes=(*self.passes[:at], changed, *self.passes[at + 1 :]))
 
     def with_passes(self, *new: Pass) -> Pipeline:
@@ -70,15 +70,21 @@ class Pipeline:
     def run(self, ctx: Context, stages: Sequence[Stage]) -> None:
         """Run the passes of these stages; laws of the plan are checked after each.
 
-        Raises `PassError` naming the pass, the one before it
-        and the cause; errors the user can act on pass through unchanged.
+        A scoped copy in front of a pass that decides node by node only sets options for its nodes,
+        so that all decisions fall in one sweep: a residual depends on those behind it. Raises
+        `PassError` naming the pass, the one before it, the node and the cause; errors the user can
+        act on pass through unchanged.
         """
         previous = "the start"
-        for item in self.passes:
+        for position, item in enumerate(self.passes):
             if item.stage not in stages:
                 continue
             ctx.plan.author = ctx.graph.author = item.spelling
             ctx.scope = frozenset(ctx.names.nodes(item.scope)) if item.scope else None
+            if ctx.scope is not None and self._is_override(position):
+                ctx.override(item.name, ctx.scope, dict(item.options))
+                continue
+            ctx.at = None
             try:
                 item.run(ctx)
                 ctx.plan.check()
@@ -87,8 +93,15 @@ class Pipeline:
             except Exception as cause:
                 raise PassError(
                     f"pass {item.spelling} failed after {previous}: {type(cause).__name__}: {cause}",
+                    where=ctx.at.name if ctx.at else "",
                     fix=f"leave it out with --without {item.name}, and please report it",
                 ) from cause
             finally:
                 ctx.scope = None
             previous = item.spelling
+
+    def _is_override(self, position: int) -> bool:
+        """True when an unscoped pass of the same kind follows, and takes options node by node."""
+        item = self.passes[position]
+        rest = self.passes[position + 1 :]
+        return item.per_node and any(p.name == item.name and not p.scope for p in rest)

@@ -27,8 +27,9 @@ from qdqgraph.frontends.onnx_file.reading import (
 )
 from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_types
 from qdqgraph.graph.ops import BY_NAME, BY_ONNX, Op, unknown_op
-from qdqgraph.graph.view import CAPTURED, Array, Attribute, Edge, Graph, Node, Value
-from qdqgraph.lowering.external import ExternalPayload, tensor_array
+from qdqgraph.graph.view import CAPTURED, Array, Attribute, Blocks, Edge, Graph, Node, Value
+from qdqgraph.lowering.external import ExternalPayload, iter_blocks, tensor_array
+from qdqgraph.lowering.references import DataFolder
 from qdqgraph.planning.spec import Encoding
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -46,10 +47,10 @@ class OnnxGraph(Graph):
 
     frontend = "onnx"
 
-    def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path | DataFolder | None = None) -> None:
         super().__init__()
         self.model = model
-        self.folder = folder or Path()
+        self.data = folder if isinstance(folder, DataFolder) else DataFolder(folder or Path())
         self.float_weights = False
         self.pending: dict[str, ExternalPayload] = {}
         self.names = NameAllocator(model)
@@ -119,7 +120,7 @@ class OnnxGraph(Graph):
     def read_constant(self, value: Value) -> Array:
         tensor = self._tensors.get(value.name)
         if tensor is not None:
-            return tensor_array(tensor, self.folder)
+            return tensor_array(tensor, self.data)
         if value.producer is None or value.producer.op.name != "constant":
             raise InvalidGraphError("constant without contents", where=value.name)
         for name, found in value.producer.attrs.items():
@@ -127,6 +128,12 @@ class OnnxGraph(Graph):
                 kind = {"value_float": np.float32, "value_floats": np.float32}.get(name)
                 return np.asarray(found, kind)
         raise InvalidGraphError("Constant node without a value", where=value.name)
+
+    def read_blocks(self, value: Value) -> Blocks:
+        tensor = self.external_tensor(value)
+        if tensor is None:
+            return super().read_blocks(value)
+        return Blocks(tuple(tensor.dims), lambda: iter_blocks(tensor, self.data))
 
     def read_attributes(self, node: Node) -> Mapping[str, Attribute]:
         return {item.name: attribute_value(item) for item in proto_of(node).attribute}
@@ -141,6 +148,11 @@ class OnnxGraph(Graph):
         tensor = self._tensors.get(value.name)
         external = tensor is not None and tensor.data_location == TensorProto.EXTERNAL
         return tensor if external else None
+
+    @property
+    def folder(self) -> Path:
+        """Where external data lies."""
+        return self.data.folder
 
     @property
     def opset(self) -> int:
@@ -289,18 +301,11 @@ class OnnxGraph(Graph):
         """Bring the model's node and initializer lists in line with the edits; returns the model."""
         graph = self.model.graph
         if self._changed:
-            protos = list(self._ordered_protos())
-            del graph.node[:]
-            graph.node.extend(protos)
-            stored = iter(graph.node)
-            for node in self._placed_nodes():
-                if node is not None:
-                    node.origin = next(stored)
-                else:
-                    next(stored)
+            # Sorting moves what lies there already; assigning a list would copy every message.
+            rank = {id(proto): i for i, proto in enumerate(self._ordered_protos())}
+            graph.node.sort(key=lambda proto: rank.get(id(proto), len(rank)))
+            del graph.node[len(rank) :]
             self._nodes = self.nodes
-            self.before.clear()
-            self.behind.clear()
             self._changed = False
         if self._dropped:
             self._remove_dropped()
@@ -315,31 +320,16 @@ class OnnxGraph(Graph):
             yield proto_of(node)
             yield from self.behind.get(node, ())
 
-    def _placed_nodes(self) -> Iterator[Node | None]:
-        for _ in self.behind.get(None, ()):
-            yield None
-        for node in self.nodes:
-            for _ in self.before.get(node, ()):
-                yield None
-            yield node
-            for _ in self.behind.get(node, ()):
-                yield None
-
     def _remove_dropped(self) -> None:
-        graph, dropped = self.model.graph, self._dropped
-        kept = [t for t in graph.initializer if t.name not in dropped]
-        if len(kept) < len(graph.initializer):
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
-        inputs = [i for i in graph.input if i.name not in dropped]
-        if len(inputs) < len(graph.input):
-            del graph.input[:]
-            graph.input.extend(inputs)
+        dropped = self._dropped
+        for items in (self.model.graph.initializer, self.model.graph.input):
+            count = sum(item.name in dropped for item in items)
+            if count:
+                items.sort(key=lambda item: item.name in dropped)
+                del items[-count:]
         self._new_tensors = [t for t in self._new_tensors if t.name not in dropped]
-        live = {t.name: t for t in graph.initializer}
-        self._tensors = {
-            name: live.get(name, t) for name, t in self._tensors.items() if name not in dropped
-        }
+        for name in dropped:
+            self._tensors.pop(name, None)
         dropped.clear()
 
     def _append_tensors(self) -> None:

@@ -84,7 +84,7 @@ def _codes(graph: OnnxGraph, source: Value, encoding: Encoding) -> Value:
     name = graph.names.fresh(f"{source.name}_quantized")
     external = graph.external_tensor(source)
     if external is not None:
-        tensor, payload = quantized_payload(external, graph.folder, encoding, name)
+        tensor, payload = quantized_payload(external, graph.data, encoding, name)
         graph.pending[name] = payload
         return graph.add_tensor(tensor)
     array = source.const

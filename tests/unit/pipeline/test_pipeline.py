@@ -105,8 +105,8 @@ def test_several_scopes_of_one_pass() -> None:
     made = made.with_options("place-residual", bare="first")
     copies = [item for item in made if item.name == "place-residual"]
     assert [(c.scope, c.option("policy"), c.option("bare")) for c in copies] == [
-        ("layer1.*", "none", "auto"),
         ("layer*", "both", "auto"),
+        ("layer1.*", "none", "auto"),
         ("", "skip", "first"),
     ]
     assert "place-residual" not in names(made.without("place-residual"))

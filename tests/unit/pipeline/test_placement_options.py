@@ -175,7 +175,6 @@ def test_residual_and_residual_at() -> None:
     assert reasons(plan)["layer1.add"] == ["policy none: both operands stay float"]
 
 
-@pytest.mark.xfail(reason="a narrower copy runs before the sums behind its scope are decided")
 def test_a_narrower_rule_in_front_of_other_residuals() -> None:
     plan = planned(residuals.identity, Placement(residual_at=["layer1.*=both"]))
     adds = {read for read in activations(plan) if ".add:" in read}
