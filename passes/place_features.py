@@ -9,7 +9,7 @@ norm reads floats. Classic TensorRT leaves a concat of floats alone.
 from __future__ import annotations
 
 from qdqgraph.graph.ops import Trait
-from qdqgraph.graph.view import Node
+from qdqgraph.graph.view import Edge, Node
 from qdqgraph.graph.walk import end_of_chain
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
@@ -26,18 +26,27 @@ def place_features(ctx: Context, *, enabled: bool = True) -> None:
             or not _feeds_int8(ctx, node)
         ):
             continue
-        for edge in node.moved_edges:
-            if not edge.value.is_const:
-                ctx.plan.quantize(edge, reason="feature of a concat that a float operator reads")
+        for feature in dict.fromkeys(e.value for e in node.moved_edges if not e.value.is_const):
+            for edge in feature.uses:
+                if edge in node.moved_edges or _reaches_int8(ctx, edge):
+                    ctx.plan.quantize(
+                        edge, reason="feature of a concat that a float operator reads"
+                    )
 
 
 def _feeds_int8(ctx: Context, concat: Node) -> bool:
-    for edge in concat.output.uses:
-        if edge.index >= 0 and edge.node.op.name != "concat":
-            for reader in end_of_chain(edge.node.output).uses:
-                pools = reader.index >= 0 and Trait.AVERAGES in reader.node.op.traits
-                if reader in ctx.plan.entries or (
-                    pools and ctx.plan.read_quantized(reader.node.output)
-                ):
-                    return True
+    return any(
+        edge.index >= 0 and edge.node.op.name != "concat" and _reaches_int8(ctx, edge)
+        for edge in concat.output.uses
+    )
+
+
+def _reaches_int8(ctx: Context, edge: Edge) -> bool:
+    """True when what fuses behind this read ends in an int8 product, or a pool in front of one."""
+    if edge.index < 0:
+        return False
+    for reader in end_of_chain(edge.node.output).uses:
+        pools = reader.index >= 0 and Trait.AVERAGES in reader.node.op.traits
+        if reader in ctx.plan.entries or (pools and ctx.plan.read_quantized(reader.node.output)):
+            return True
     return False

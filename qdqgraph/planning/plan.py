@@ -74,6 +74,7 @@ class Plan:
         self.notices: list[str] = []
         self.touched: set[Edge] = set()
         self._groups: Groups | None = None
+        self._last_number: dict[str, int] = {}
 
     # ------------------------------------------------------------------ deciding
     def quantize(
@@ -107,14 +108,15 @@ class Plan:
         return quantizer
 
     def _bind(self, source: Value, spec: QuantSpec, own: bool) -> Quantizer:
-        number = 1
-        identity = source.name
+        number = self._last_number.get(source.name, 1) if own else 1
+        identity = source.name if number == 1 else f"{source.name}#{number}"
         while identity in self.quantizers:
             found = self.quantizers[identity]
             if found.spec == spec and not own:
                 return found
             number += 1
             identity = f"{source.name}#{number}"
+        self._last_number[source.name] = number
         made = Quantizer(identity, source, spec)
         self.quantizers[identity] = made
         return made

@@ -279,6 +279,11 @@ class OnnxGraph(Graph):
         insert_pair(self, source, edges, encoding, origin)
         self._changed = True
 
+    def store_node(self, proto: onnx.NodeProto) -> onnx.NodeProto:
+        """Add a node to the model. `commit` puts it in the place that `before` or `behind` says."""
+        self.model.graph.node.append(proto)
+        return self.model.graph.node[-1]
+
     def _drop_if_unread(self, value: Value) -> None:
         """An initializer, or Constant node, that an edit left without a reader goes."""
         if value.uses or value.is_output or not value.is_const:

@@ -45,24 +45,28 @@ def insert_pair(
     else:
         codes = graph.names.fresh(f"{name}_quantized")
         made.append(
-            helper.make_node(
-                "QuantizeLinear",
-                [name, scale.name, zero_point.name],
-                [codes],
-                graph.names.fresh(f"{name}_QuantizeLinear"),
-                doc_string=origin,
-                **axis,
+            graph.store_node(
+                helper.make_node(
+                    "QuantizeLinear",
+                    [name, scale.name, zero_point.name],
+                    [codes],
+                    graph.names.fresh(f"{name}_QuantizeLinear"),
+                    doc_string=origin,
+                    **axis,
+                )
             )
         )
     result = graph.names.fresh(f"{name}_dequantized")
     made.append(
-        helper.make_node(
-            "DequantizeLinear",
-            [codes, scale.name, zero_point.name],
-            [result],
-            graph.names.fresh(f"{name}_DequantizeLinear"),
-            doc_string=origin,
-            **axis,
+        graph.store_node(
+            helper.make_node(
+                "DequantizeLinear",
+                [codes, scale.name, zero_point.name],
+                [result],
+                graph.names.fresh(f"{name}_DequantizeLinear"),
+                doc_string=origin,
+                **axis,
+            )
         )
     )
     output = graph.values[result] = Value(graph, result)

@@ -13,12 +13,13 @@ class NameAllocator:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._taken: set[str] = set(_all_names(model))
+        self._numbers: dict[str, int] = {}
 
     def fresh(self, hint: str) -> str:
         """`hint` itself when free, else `hint_2`, `hint_3`, ..."""
-        name, number = hint, 1
+        name = hint
         while name in self._taken:
-            number += 1
+            number = self._numbers[hint] = self._numbers.get(hint, 1) + 1
             name = f"{hint}_{number}"
         self._taken.add(name)
         return name
