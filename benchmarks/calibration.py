@@ -105,7 +105,8 @@ def sizes(path: Path) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for method in METHODS:
         few, many = (
-            min(in_child("benchmarks.calibration", path, method, count)["peak"] for _ in range(3)) / 1e6
+            min(in_child("benchmarks.calibration", path, method, count)["peak"] for _ in range(3))
+            / 1e6
             for count in (FEW, MANY)
         )
         rows.append(

@@ -26,12 +26,26 @@ def place_features(ctx: Context, *, enabled: bool = True) -> None:
             or not _feeds_int8(ctx, node)
         ):
             continue
-        for feature in dict.fromkeys(e.value for e in node.moved_edges if not e.value.is_const):
-            for edge in feature.uses:
-                if edge in node.moved_edges or _reaches_int8(ctx, edge):
+        for read in feature_reads(node):
+            for edge in read.value.uses:
+                if edge is read or _reaches_int8(ctx, edge):
                     ctx.plan.quantize(
                         edge, reason="feature of a concat that a float operator reads"
                     )
+
+
+def feature_reads(concat: Node) -> list[Edge]:
+    """The reads of what is concatenated, through concats of concats."""
+    found: list[Edge] = []
+    pending = list(concat.moved_edges)
+    while pending:
+        edge = pending.pop()
+        producer = edge.value.producer
+        if producer is not None and producer.op.name == "concat":
+            pending += producer.moved_edges
+        elif not edge.value.is_const:
+            found.append(edge)
+    return found
 
 
 def _feeds_int8(ctx: Context, concat: Node) -> bool:

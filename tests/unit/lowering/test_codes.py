@@ -33,6 +33,8 @@ def encoding(dtype, axis=None, scale=0.25, zero=0):
 def codes_by_onnxruntime(array, made):
     """QuantizeLinear's codes as int32; a DequantizeLinear of scale 1 makes them floats to fetch."""
     spec = made.spec
+    if spec.bits == 4:
+        array = array.clip(-1e6, 1e6)  # beyond 2^31 codes its 4-bit kernel wraps around
     kind = ELEMENTS[spec.dtype]
     axis = {} if spec.axis is None else {"axis": spec.axis}
     zero = helper.make_tensor("zero", kind, made.zero_point.shape, made.zero_point.ravel().tolist())
@@ -121,7 +123,9 @@ def test_blocks_do_not_show():
             single = quantize_array(row, encoding("int8", scale=scale[i]))
             assert (np.take(found, i, axis) == single).all()
     fortran = np.asfortranarray(array)
-    assert (quantize_array(fortran, encoding("int8")) == quantize_array(array, encoding("int8"))).all()
+    assert (
+        quantize_array(fortran, encoding("int8")) == quantize_array(array, encoding("int8"))
+    ).all()
 
 
 def test_narrow_codes_leave_out_the_lowest():
