@@ -7,6 +7,7 @@ activations neither die nor explode; the last product of a residual branch has a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ class Network:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def node(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], f"node_{name}", **attributes))
         return name
@@ -102,7 +103,9 @@ def resnet50() -> onnx.ModelProto:
 def mobilenet_v2() -> onnx.ModelProto:
     """MobileNetV2 (Sandler et al., 2018) for 224x224: 52 convolutions, 3.5 M weights, 0.3 GMAC."""
     net = Network((1, 3, 224, 224))
-    low, high = (net.constant(n, np.float32(v)) for n, v in (("relu6.min", 0), ("relu6.max", 6)))
+    low, high = (
+        net.constant(n, np.asarray(v, np.float32)) for n, v in (("relu6.min", 0), ("relu6.max", 6))
+    )
     x = net.node("Clip", net.conv("x", 3, 32, 3, 2), low, high)
     inputs = 32
     for expansion, outputs, blocks, first in (

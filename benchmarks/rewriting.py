@@ -12,8 +12,10 @@ than the graph, so larger files are verified in parts).
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 import qdqgraph as qg
@@ -23,8 +25,6 @@ from qdqgraph.calibration.ranges import choose_weights
 from qdqgraph.lowering.verdicts import load_in_runtime
 from qdqgraph.lowering.verify import verify_file
 from qdqgraph.planning.spec import Encoding
-
-import numpy as np
 
 ACTIVATION_SCALE = np.float32(0.05)
 LOADED_WHOLE = 4000
@@ -58,7 +58,7 @@ def measured(convs: int, target: str, rounds: int) -> dict[str, object]:
             qg.apply(made).save(output, verify="none")
 
         found = least_cpu_seconds({"plain": plain, "rewrite": rewrite}, rounds)
-        checks = {
+        checks: dict[str, Callable[[], object]] = {
             "fast": lambda: verify_file(output, level="fast"),
             "full": lambda: verify_file(output, level="full"),
         }

@@ -59,13 +59,7 @@ def collect(
     statistics = {value.name: TensorStatistics() for value in values}
     fed = [value.name for value in values if value.producer is None]
     inside = [value for value in values if value.producer is not None]
-    model = extract_ancestors(graph, inside)
-    if histogram:
-        taps = [Tap(value, value.name) for value in inside]
-        model.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in inside)
-    else:
-        taps = [_reduce(model, value, number) for number, value in enumerate(inside)]
-    session = Session(model, graph.folder) if taps else None
+    session, taps = _open(graph, inside, histogram) if inside else (None, [])
     names = [name for tap in taps for name in (tap.high, tap.low) if name]
     for feed in feeds:
         for name in fed:
@@ -82,6 +76,19 @@ def collect(
                 stats.update_range(low, float(high.max()), feed.index)
         _check_finite(taps, statistics, feed)
     return statistics
+
+
+def _open(graph: OnnxGraph, values: Sequence[Value], histogram: bool) -> tuple[Session, list[Tap]]:
+    """A session that computes `values`, or their ranges, and the outputs that hold them."""
+    model = extract_ancestors(graph, values)
+    if histogram:
+        taps = [Tap(value, value.name) for value in values]
+        model.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in values)
+    else:
+        taps = [_reduce(model, value, number) for number, value in enumerate(values)]
+    content = model.SerializeToString()
+    del model  # it holds a copy of the weights, and onnxruntime is about to make its own
+    return Session(content, graph.folder), taps
 
 
 def run_sample(session: Session, names: Sequence[str], feed: Feed) -> list[Array]:

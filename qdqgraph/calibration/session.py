@@ -21,8 +21,9 @@ class Session:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path | None = None, *, optimize: bool = True
+        self, model: onnx.ModelProto | bytes, folder: Path | None = None, *, optimize: bool = True
     ) -> None:
+        content = model if isinstance(model, bytes) else model.SerializeToString()
         ort: Any = importlib.import_module("onnxruntime")
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -34,7 +35,7 @@ class Session:
             )
         try:
             self._session: Any = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as cause:
             raise CalibrationError(

@@ -41,10 +41,7 @@ def channel_amax(
     Raises InvalidGraphError if a value is not finite, naming the channel after `name`; UsageError
     if `axis` is not one of the tensor.
     """
-    if isinstance(weight, Blocks):
-        blocks = weight
-    else:
-        blocks = Blocks(weight.shape, lambda: [((), weight)])
+    blocks = weight if isinstance(weight, Blocks) else Blocks.of(weight)
     rank = len(blocks.shape)
     if axis is not None and not -rank <= axis < rank:
         raise UsageError(
@@ -117,12 +114,11 @@ def _by_channel(
     blocks: Blocks, axis: int | None
 ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
     """Yield views [channel, ...] that are not empty, and which channels they are (a part) of."""
-    place = None if axis is None else axis % len(blocks.shape)
+    place = 0 if axis is None else axis % len(blocks.shape)
     for index, block in blocks:
         if block.size:
-            view = block[None] if place is None else np.moveaxis(block, place, 0)
-            whole = place is None or place >= len(index)
-            yield slice(None) if whole else index[place], view
+            part = index[place] if axis is not None and place < len(index) else slice(None)
+            yield part, block[None] if axis is None else np.moveaxis(block, place, 0)
 
 
 def _add_errors(

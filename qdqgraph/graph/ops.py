@@ -104,6 +104,12 @@ def _pads_with_own_values_or_zero(node: Reading) -> bool:
     return fill.const is not None and not fill.const.any()
 
 
+def _picks_fixed_places(node: Reading) -> bool:
+    """Constant indices into something computed: q, k and v out of a packed projection."""
+    indices, source = node["indices"], node["x"]
+    return indices is not None and bool(indices.is_const) and not source.is_const
+
+
 def _resizes_by_nearest(node: Reading) -> bool:
     return node.text("mode", "nearest") == "nearest"
 
@@ -335,6 +341,8 @@ TABLE: tuple[Op, ...] = (
             "embedding.default: x indices",
         ),
         ("x", "indices"),
+        _M,
+        moves_when=_picks_fixed_places,
     ),
     # nothing at inference
     Op(

@@ -44,6 +44,11 @@ class Blocks:
     shape: tuple[int, ...]
     read: Callable[[], Iterable[tuple[Index, Array]]]
 
+    @staticmethod
+    def of(array: Array) -> Blocks:
+        """An array as its only block."""
+        return Blocks(array.shape, lambda: [((), array)])
+
     def __iter__(self) -> Iterator[tuple[Index, Array]]:
         return iter(self.read())
 
@@ -291,8 +296,7 @@ class Graph(ABC):
 
     def read_blocks(self, value: Value) -> Blocks:
         """The same in pieces: one, unless the contents lie outside of memory."""
-        array = self.read_constant(value)
-        return Blocks(array.shape, lambda: [((), array)])
+        return Blocks.of(self.read_constant(value))
 
     @abstractmethod
     def read_attributes(self, node: Node) -> Mapping[str, Attribute]:

@@ -102,10 +102,10 @@ def _pairs(blocks: Iterable[Array]) -> Iterator[npt.NDArray[np.uint8]]:
     """4-bit codes two to a byte, low half first; an odd one waits for the next block."""
     waiting = np.empty(0, np.uint8)
     for block in blocks:
-        halves = block.ravel().astype(np.int8).view(np.uint8) & 0x0F
+        halves = block.ravel().astype(np.int8).view(np.uint8)
         halves = np.concatenate([waiting, halves]) if waiting.size else halves
         even = halves.size & ~1
-        yield halves[:even:2] | (halves[1:even:2] << 4)
+        yield np.bitwise_or(halves[:even:2] & np.uint8(15), halves[1:even:2] << np.uint8(4))
         waiting = halves[even:]
     if waiting.size:
-        yield waiting
+        yield waiting & np.uint8(15)

@@ -197,7 +197,7 @@ def variants(row: str, model: onnx.ModelProto) -> Variants:
     if row in SPECIAL:
         return SPECIAL[row]
     if row.startswith("attention"):
-        return _attention(model)
+        return _attention(row, model)
     last = next(n for n in reversed(model.graph.node) if n.op_type in ("Conv", "Gemm", "MatMul"))
     if row.removeprefix("conv-") in ACTIVATIONS:
         return {"after": place(), **_between(model, "conv1", last)}
@@ -222,7 +222,10 @@ def _between(model: onnx.ModelProto, tensor: str, last: onnx.NodeProto) -> Varia
     return {"before": place(tensor, bare=last.name), "both": place(tensor)}
 
 
-def _attention(model: onnx.ModelProto) -> Variants:
+def _attention(row: str, model: onnx.ModelProto) -> Variants:
+    """Where no int8 attention kernel exists (head dimension 80, or more than 512 keys) the core stays
+    float by design: pairs on the scores would move fewer bytes, at the price of rounding them.
+    """
     nodes = {node.name: node for node in model.graph.node}
     q, k = (f"{name}>qk" for name in nodes["qk"].input)
     v = f"{nodes['pv'].input[1]}>pv"
@@ -232,6 +235,8 @@ def _attention(model: onnx.ModelProto) -> Variants:
         "all": place(q, k, v, "softmax"),
         "all, equal": place(q, f"{k}={q.partition('>')[0]}", v, "softmax"),
     }
+    if not {"80", "577"}.isdisjoint(row.split("-")):
+        return {"float core": found["float core"]}
     if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
         found["q, k"] = place(q, k)
         found["all and scores"] = place(q, k, v, "softmax", "qk")

@@ -18,7 +18,7 @@ Type: TypeAlias = "tuple[tuple[Dim, ...] | None, str | None]"
 UNKNOWN: Type = (None, None)
 KEPT_ELEMENTS = 64
 
-_DTYPES = {
+_DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
@@ -40,8 +40,7 @@ def dtype_name(element_type: int) -> str | None:
     """numpy name of an ONNX element type; None for undefined, the lower-case name if numpy has none."""
     if element_type == TensorProto.UNDEFINED:
         return None
-    known = {int(kind): name for kind, name in _DTYPES.items()}
-    return known.get(element_type) or TensorProto.DataType.Name(element_type).lower()
+    return _DTYPES.get(element_type) or TensorProto.DataType.Name(element_type).lower()
 
 
 def value_type(info: onnx.ValueInfoProto) -> Type:

@@ -168,12 +168,18 @@ def external(folder, array):
 
 
 # Rows of 6 MB make a block each, of odd length, so that 4-bit pairs straddle blocks; a row of
-# 12 MB makes two blocks.
+# 12 MB makes two.
+STREAMED = [
+    ((3, 1_500_001), 0),
+    ((3, 1_500_001), None),
+    ((1, 3, 1_000_003), 1),
+    ((2_100_001, 3), 1),
+    ((5, 3), 0),
+]
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "uint4"])
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [((3, 1_500_001), 0), ((3, 1_500_001), None), ((1, 3, 1_000_003), 1), ((2_100_001, 3), 1), ((5, 3), 0)],
-)  # fmt: skip
+@pytest.mark.parametrize(("shape", "axis"), STREAMED)
 def test_streamed_codes_are_the_packed_codes(tmp_path, dtype, shape, axis):
     array = np.resize(values(997), shape)
     count = () if axis is None else (shape[axis],)
