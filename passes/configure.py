@@ -1,7 +1,7 @@
 """Quantizers that `pattern` names take these settings; the last rule that matches wins.
 
-`bits`, `granularity` and `method` (`percentile{p=99.9}`). Asymmetric activations are refused for TensorRT, which reads zero points as errors.
-`plan.why` tells which rule a quantizer obeys.
+`bits`, `granularity` and `method` (`percentile{p=99.9}`). Asymmetric activations are refused for
+TensorRT, which reads zero points as errors. `plan.why` tells which rule a quantizer obeys.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def configure(
             continue
         if not symmetric and ctx.target.name != "onnxruntime":
             raise ConflictError(
-                f"asymmetric quantizers ({pattern}) and target {ctx.target.name} contradict each other",
+                f"asymmetric ({pattern}) and target {ctx.target.name} contradict each other",
                 where=str(edge),
                 fix="TensorRT reads zero points as errors: use symmetric, or --target onnxruntime",
             )

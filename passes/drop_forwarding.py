@@ -20,10 +20,17 @@ def drop_forwarding(ctx: Context) -> None:
             continue
         if _trains(node):
             ctx.decline(node, "dropout in training mode changes its input")
-        elif not node.output.is_output and all(edge.index >= 0 for edge in node.output.uses):
-            if all(not other.uses and not other.is_output for other in node.outputs[1:]):
-                ctx.graph.replace(node.output, source)
-                ctx.graph.erase(node)
+        elif not _known_outside(node):
+            ctx.graph.replace(node.output, source)
+            ctx.graph.erase(node)
+
+
+def _known_outside(node: Node) -> bool:
+    """True when the graph or a control-flow body knows the result by name, or the mask is read."""
+    first, *others = node.outputs
+    if first.is_output or any(edge.index < 0 for edge in first.uses):
+        return True
+    return any(other.uses or other.is_output for other in others)
 
 
 def _trains(node: Node) -> bool:

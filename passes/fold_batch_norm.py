@@ -2,9 +2,9 @@
 
     weight' = weight · s     bias' = (bias − mean) · s + beta     s = gamma / √(var + ε)
 
-TensorRT fuses most of these itself, after quantization. It does not behind a ConvTranspose, and
-not where the batch norm's parameters pass through an Identity (an Orin engine log shows it); folding first is
-equally fusable everywhere, and the weight's per-channel range is then the one that runs.
+TensorRT fuses most of these itself, after quantization. It does not behind a ConvTranspose, and not
+where the batch norm's parameters pass through an Identity (an Orin engine log shows it); folding
+first is equally fusable everywhere, and the weight's per-channel range is then the one that runs.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Exporters route weights through such nodes (a Transpose in front of MatMul, an Identity where equal
 batch-norm parameters were merged). TensorRT does not fuse a batch norm whose parameters pass
-through an Identity: the conv then writes float (seen in an Orin engine dump, TensorRT 8.5). A weight resolved
-here is quantized on the axis it has in front of the operator that reads it.
+through an Identity: the conv then writes float (seen in an Orin engine dump, TensorRT 8.5). A
+weight resolved here is quantized on the axis it has in front of the operator that reads it.
 """
 
 from __future__ import annotations

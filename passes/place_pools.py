@@ -1,8 +1,8 @@
 """pool → Q  becomes  Q → DQ → pool → Q, for pools that average.
 
 An average does not commute with Q, and an operator with int8 input runs in int8 only if its output
-is quantized too (TensorRT developer guide, Q/DQ): DQ → pool → Q gives int8 pooling with independent scales; a float
-pool costs a reformat behind it. The pair behind comes from the pool's readers.
+is quantized too (TensorRT developer guide, Q/DQ): DQ → pool → Q gives int8 pooling with independent
+scales; a float pool costs a reformat behind it. The pair behind comes from the pool's readers.
 
 TensorRT-RTX has an int8 kernel for 3×3 windows only (S9), but with a pair in front the trunk before
 any windowed pool is written in int8 too (DenseNet-121: 54.2 against 58.8 MB moved); a global pool

@@ -1,13 +1,15 @@
 """shortcut → Add ← conv  becomes  shortcut → Q → DQ → Add ← conv.
 
 TensorRT computes conv + Add + activation in one int8 layer if the shortcut comes from a DQ, nothing
-stands between conv and Add, and every reader behind is quantized (engine dumps of TensorRT 8.2 to 8.5: 68 of 68 fused
-convs in seven engines). Policy `skip` does that. `both` quantizes both operands, a layer of its own
-for the Add, with one scale for operands and output if `together`; `none` leaves the Add alone.
+stands between conv and Add, and every reader behind is quantized (engine dumps of TensorRT 8.2 to
+8.5: 68 of 68 fused convs in seven engines). Policy `skip` does that. `both` quantizes both
+operands, a layer of its own for the Add, with one scale for operands and output if `together`;
+`none` leaves the Add alone.
 
 The bare operand is the one with more products back to the common ancestor; on a tie, the one
 produced later, which TensorRT fuses. A conv with a Relu behind it is no candidate; `through` says
-whether SiLU-like (`silu`) or all activations (`any`) may stand between. `bare` overrides the choice.
+whether SiLU-like (`silu`) or all activations (`any`) may stand between. `bare` overrides the
+choice.
 
 `behind=any` is for TensorRT-RTX, which joins the sum to whatever follows: there a shortcut that is
 int8 for another reader anyway is read in int8 even if the sum is written in float.

@@ -1,14 +1,15 @@
 """x → conv  becomes  x → Q → DQ → conv, and the weight gets one scale per output channel.
 
-With a DQ on activation *and* weight a conv, Gemm or MatMul runs in int8 (TensorRT#2383); with one of
-the two it runs in float and pays for the other. The activation is quantized per tensor: TensorRT
+With a DQ on activation *and* weight a conv, Gemm or MatMul runs in int8 (TensorRT#2383); with one
+of the two it runs in float and pays for the other. The activation is quantized per tensor: TensorRT
 refuses per-channel activations. The weight's axis is the one along output channels in the form at
 hand; a scale along the contraction makes the product float (seen in TensorRT-RTX plans).
 
 `depthwise`: TensorRT-RTX expands depthwise weights four times, so float is faster there; classic
 TensorRT has int8 depthwise kernels, but none that takes SiLU, hard-swish or GELU as an epilogue:
 without FP16 the build *fails* (TensorRT#3385). `small`: with fewer than 16 channels an int8 tensor
-core pads; `rule` keeps the cases that NVIDIA's ModelOpt keeps. `transposed`: never int8 under TensorRT-RTX.
+core pads; `rule` keeps the cases that NVIDIA's ModelOpt keeps. `transposed`: never int8 under
+TensorRT-RTX.
 """
 
 from __future__ import annotations

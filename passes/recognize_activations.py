@@ -1,17 +1,17 @@
 """SiLU, GELU, hard-swish, hard-sigmoid and Mish are known as one operation, however spelled.
 
-    x·σ(x)    x·Φ(x) (erf or tanh form)    x·hard_sigmoid(x)    clip(x+3, 0, 6)/6    x·tanh(softplus(x))
+    x·σ(x)   x·Φ(x), erf or tanh form   x·hard_sigmoid(x)   clip(x+3, 0, 6)/6   x·tanh(softplus(x))
 
 TensorRT fuses the whole chain behind a convolution; a pair inside it cuts the fusion, and one
-behind `Sigmoid` alone makes the next conv float (TensorRT-RTX plans; TensorRT#3205). Nothing is edited: the nodes only
-learn that they belong together.
+behind `Sigmoid` alone makes the next conv float (TensorRT-RTX plans; TensorRT#3205). Nothing is
+edited: the nodes only learn that they belong together.
 """
 
 from __future__ import annotations
 
 import math
 
-from qdqgraph.graph.ops import BY_NAME
+from qdqgraph.graph.op_table import BY_NAME
 from qdqgraph.graph.pattern import Match, Operation, Term, match_node, op, scalar
 from qdqgraph.graph.view import Composite, Node
 from qdqgraph.pipeline.context import Context

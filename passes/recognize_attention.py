@@ -2,12 +2,13 @@
 
 The scale may sit on q, on both operands, or on the scores, as Mul or Div; a mask may be added. What
 TensorRT does inside is all or nothing: pairs on q, k, v *and* the softmax output give one int8
-kernel, fewer break the fused float one (plans of the TensorRT-RTX 1.7 compiler; TensorRT#2905, #3186).
+kernel, fewer break the fused float one (plans of the TensorRT-RTX 1.7 compiler; TensorRT#2905,
+#3186).
 """
 
 from __future__ import annotations
 
-from qdqgraph.graph.ops import BY_NAME
+from qdqgraph.graph.op_table import BY_NAME
 from qdqgraph.graph.view import Composite, Node, Value
 from qdqgraph.graph.weights import activation_edges
 from qdqgraph.pipeline.context import Context
@@ -52,9 +53,9 @@ def scores_product(softmax: Node) -> list[Node] | None:
 def _longer_input(node: Node) -> Value | None:
     """The operand that the scores come through: the one a MatMul or arithmetic produced."""
     for value in node.inputs:
-        if value is not None and value.producer is not None:
-            if value.producer.op.name in (*BETWEEN, "matmul"):
-                return value
+        producer = value.producer if value is not None else None
+        if producer is not None and producer.op.name in (*BETWEEN, "matmul"):
+            return value
     return None
 
 

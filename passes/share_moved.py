@@ -2,8 +2,8 @@
 
 A concat, max-pool, slice, reshape, transpose, zero pad or nearest resize gives back values it was
 given, so a Q behind it may rise above it: TensorRT then runs it on int8, elides the concat, and
-merges equal Qs (optimizer log of 8.5: SplitQAcrossPrecedingFanIn). It does so only if *every* reader is a Q of one scale. Unequal
-scales leave a requantization, most often a copy of its own.
+merges equal Qs (optimizer log of 8.5: SplitQAcrossPrecedingFanIn). It does so only if *every*
+reader is a Q of one scale. Unequal scales leave a requantization, most often a copy of its own.
 
 `guard` splits a group whose members' amax differ by more than that factor (box coordinates beside
 scores), once ranges are known; 0 never splits. The pairs in front are emitted only where another

@@ -2,7 +2,8 @@
 
 `members` lists tensors or nodes, separated by `+`; a node stands for its input, an Add for both
 operands. Their statistics are merged; with `major` the group takes that member's range. This is
-what hand-written pair lists of TensorRT users say ("the concat's inputs take the conv's quantizer").
+what hand-written pair lists of TensorRT users say ("the concat's inputs take the conv's
+quantizer").
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def split_wide_groups(ctx: Context) -> None:
         if a != b and link.guard and high > low * link.guard:
             plan.notices.append(
                 f"{link.reason} is split: {link.a} (amax {ranges.get(link.a, 0):.4g}) and {link.b} "
-                f"(amax {ranges.get(link.b, 0):.4g}) would differ by more than {link.guard:g} in one "
-                "group; this costs a requantize"
+                f"(amax {ranges.get(link.b, 0):.4g}) differ more than {link.guard:g} times in "
+                "one group; this costs a requantize"
             )
             continue
         kept.append(link)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qdqgraph.job import plan as plan
     from qdqgraph.job import quantize as quantize
     from qdqgraph.model import Model as Model
-    from qdqgraph.model import open_model as open
+    from qdqgraph.model import open_model as _open_model
     from qdqgraph.pipeline.context import Context as Context
     from qdqgraph.pipeline.passes import Pass as Pass
     from qdqgraph.pipeline.passes import Skip as Skip
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from qdqgraph.pipeline.presets import onnxruntime as onnxruntime
     from qdqgraph.pipeline.presets import tensorrt as tensorrt
     from qdqgraph.pipeline.presets import tensorrt_rtx as tensorrt_rtx
+
+    open = _open_model
 
 _PUBLIC = {
     "Context": ("qdqgraph.pipeline.context", "Context"),

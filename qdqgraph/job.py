@@ -165,10 +165,10 @@ def calibrate(
 ) -> ModelPlan:
     """Run the float model over the data once and give every quantizer its scale.
 
-    `data` is any iterable of dicts, tuples or arrays, a `.npz` or `.npy` file, a folder of those
-    or of images (with `preprocess`), or `package.module:callable`. `equalized` first evens out the
-    channels in front of depthwise convolutions, which leaves the float function as it is. Raises `CalibrationError`
-    naming the sample and tensor at fault.
+    `data` is any iterable of dicts, tuples or arrays, a `.npz` or `.npy` file, a folder of those or
+    of images (with `preprocess`), or `package.module:callable`. `equalized` first evens out the
+    channels in front of depthwise convolutions, which leaves the float function as it is. Raises
+    `CalibrationError` naming the sample and tensor at fault.
     """
     default = parse_method(method)
     if data is None and not random:

@@ -53,8 +53,8 @@ def collect(
 
     `histogram` collects histograms as well, of at most `cap` elements a sample and tensor. Raises
     `CalibrationError` where the model cannot run on a sample, or computes NaN or Inf, naming the
-    sample, the first such tensor and the node that wrote it; `InvalidGraphError` where a constant of
-    the model is to blame.
+    sample, the first such tensor and the node that wrote it; `InvalidGraphError` where a constant
+    of the model is to blame.
     """
     statistics = {value.name: TensorStatistics() for value in values}
     fed = [value.name for value in values if value.producer is None]

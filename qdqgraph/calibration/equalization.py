@@ -1,6 +1,7 @@
 """Channels in front of a depthwise convolution get one range, exactly, before calibration.
 
-    conv.weight[c] / s[c]    conv.bias[c] / s[c]    depthwise.weight[c] · s[c]    s[c] = amax[c] / mean
+    conv.weight[c] / s[c]    conv.bias[c] / s[c]    depthwise.weight[c] · s[c]    s[c] = amax[c] /
+    mean
 
 Relu and LeakyRelu pass a positive factor through, so the float function stays as it is (Nagel et
 al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", equation 10).
@@ -40,7 +41,7 @@ HOMOGENEOUS = ("relu", "leaky_relu")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A convolution, the tensor behind its activation, and the depthwise convolution that reads it."""
+    """A conv, the tensor behind its activation, and the depthwise conv that reads it."""
 
     conv: Node
     tensor: Value

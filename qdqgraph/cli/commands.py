@@ -107,7 +107,8 @@ def quantize(
         out.line(line)
     report = saved_report(saved, model, result)
     out.line(
-        f"wrote {saved.path} ({report['bytes_after'] / 1e6:.2f} MB, was {report['bytes_before'] / 1e6:.2f} MB)",
+        f"wrote {saved.path} ({report['bytes_after'] / 1e6:.2f} MB, "
+        f"was {report['bytes_before'] / 1e6:.2f} MB)",
         "bold",
     )
     out.result(
@@ -129,7 +130,7 @@ def quantize(
     "passes",
     multiple=True,
     metavar="PASS",
-    help="A tidy pass: name{option=value}, package.module:pass, or package.module:edit of graphsurgeon.",
+    help="A tidy pass: name{option=value}, module:pass, or module:edit of graphsurgeon.",
 )
 @click.option(
     "--plan-in",

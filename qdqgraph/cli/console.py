@@ -1,4 +1,4 @@
-"""Where text goes: stdout for people, stderr when stdout carries JSON; progress only on terminals."""
+"""Where text goes: stdout for people, stderr when stdout carries JSON; progress on terminals."""
 
 from __future__ import annotations
 

@@ -158,14 +158,15 @@ calibration_options = _gather(
         click.option(
             "--preprocess",
             metavar="SPEC",
-            help="For images: size=256,crop=224,mean=..:..:..,std=..:..:..,layout=nchw,color=rgb,scale=255.",
+            help="For images: size=256,crop=224,mean=..:..:..,std=..:..:..,color=rgb,scale=255.",
         ),
         click.option(
             "--method",
             default=DEFAULT_METHOD,
             show_default=True,
             metavar="M",
-            help="max, percentile{p=99.99}, mse, entropy or ema. mse has the best mean accuracy on the trained networks measured.",
+            help="max, percentile{p=99.99}, mse, entropy or ema. mse had the best mean accuracy on "
+            "the trained networks measured.",
         ),
         click.option(
             "--percentile", type=float, metavar="P", help="Short for --method percentile{p=P}."

@@ -31,9 +31,7 @@ def run_demo(output: Path, target: str, out: Output) -> None:
     """Quantize the demo network with every method, show what was decided, write the file."""
     digits = load_digits()
     source = model_path()
-    out.line(
-        "The network: a small residual CNN; the data: handwritten digits (UCI, through scikit-learn)."
-    )
+    out.line("A small residual CNN, and handwritten digits (UCI, through scikit-learn).")
     reference = logits(open_model(source).proto, digits)
     rows: list[dict[str, Any]] = [
         {"method": "float32", "accuracy": accuracy(reference, digits), "sqnr_db": None}
@@ -80,7 +78,8 @@ def run_demo(output: Path, target: str, out: Output) -> None:
     shown = plan_to_json(made)
     saved = apply(made).save(output)
     out.line(
-        f"wrote {saved.path}: {saved.path.stat().st_size / 1e3:.0f} kB, float {source.stat().st_size / 1e3:.0f} kB",
+        f"wrote {saved.path}: {saved.path.stat().st_size / 1e3:.0f} kB, "
+        f"float {source.stat().st_size / 1e3:.0f} kB",
         "bold",
     )
     out.line("next: trtexec --onnx=" + str(saved.path) + " --int8 --fp16")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from qdqgraph.errors import PassError
-from qdqgraph.graph.ops import BY_NAME
+from qdqgraph.graph.op_table import BY_NAME
 from qdqgraph.graph.view import Array, Node, Value
 
 

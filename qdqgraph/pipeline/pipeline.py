@@ -92,7 +92,8 @@ class Pipeline:
                 raise
             except Exception as cause:
                 raise PassError(
-                    f"pass {item.spelling} failed after {previous}: {type(cause).__name__}: {cause}",
+                    f"pass {item.spelling} failed after {previous}: "
+                    f"{type(cause).__name__}: {cause}",
                     where=ctx.at.name if ctx.at else "",
                     fix=f"leave it out with --without {item.name}, and please report it",
                 ) from cause

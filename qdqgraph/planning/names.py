@@ -24,7 +24,7 @@ from types import FrameType
 from typing import TypeAlias
 
 from qdqgraph.errors import NoMatchError, UsageError
-from qdqgraph.graph.ops import BY_ONNX
+from qdqgraph.graph.op_table import BY_ONNX
 from qdqgraph.graph.view import Edge, Graph, Node, Value
 from qdqgraph.graph.weights import weight_edge
 

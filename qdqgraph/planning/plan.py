@@ -89,8 +89,9 @@ class Plan:
         """Quantize what `edge` reads; None when the user forbids it or the tensor is no float.
 
         By default all quantized edges of a value bind to one quantizer. `own` asks for a separate
-        one, and so does a differing spec. What a DQ of the file writes is never quantized again. An edge that is planned already keeps its quantizer;
-        planning it again without `carried` makes it stand in its own right.
+        one, and so does a differing spec. What a DQ of the file writes is never quantized again. An
+        edge that is planned already keeps its quantizer; planning it again without `carried` makes
+        it stand in its own right.
         """
         if edge in self.vetoes or edge.index == CAPTURED or not edge.value.is_float:
             return None
@@ -270,7 +271,7 @@ class Plan:
                 or node.inputs[edge.index] is not entry.quantizer.source
             ):
                 raise PlanError(
-                    f"{entry.author} planned an edge that no longer reads {entry.quantizer.source.name!r}",
+                    f"{entry.author} planned an edge that no longer reads {entry.quantizer.id!r}",
                     where=str(edge),
                     fix="tidy the graph before placing quantizers",
                 )

@@ -1,4 +1,4 @@
-"""A plan in at most forty lines: what runs in int8, what shares a scale, what stays float and why."""
+"""A plan in at most forty lines: what is int8, what shares a scale, what stays float and why."""
 
 from __future__ import annotations
 

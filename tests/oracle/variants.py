@@ -223,7 +223,7 @@ def _between(model: onnx.ModelProto, tensor: str, last: onnx.NodeProto) -> Varia
 
 
 def _attention(row: str, model: onnx.ModelProto) -> Variants:
-    """Where no int8 attention kernel exists (head dimension 80, or more than 512 keys) the core stays
+    """Where no int8 attention kernel exists (head dimension 80, over 512 keys) the core stays
     float by design: pairs on the scores would move fewer bytes, at the price of rounding them.
     """
     nodes = {node.name: node for node in model.graph.node}

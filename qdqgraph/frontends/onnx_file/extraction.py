@@ -35,7 +35,7 @@ def ancestors(values: Sequence[Value]) -> set[Node]:
 
 
 def is_runnable(node: onnx.NodeProto) -> bool:
-    """False for an operator onnxruntime has no kernel for; many plugins hide in ONNX's own domain."""
+    """False for what onnxruntime has no kernel for; many plugins hide in ONNX's own domain."""
     if node.domain in ("", "ai.onnx"):
         return bool(onnx.defs.has(node.op_type))
     return node.domain in RUNNABLE_DOMAINS

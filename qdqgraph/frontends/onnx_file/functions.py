@@ -6,7 +6,7 @@ import onnx
 import onnx.inliner
 
 from qdqgraph.frontends.onnx_file.reading import bodies
-from qdqgraph.graph.ops import BY_ONNX
+from qdqgraph.graph.op_table import BY_ONNX
 
 
 def inline_functions(model: onnx.ModelProto) -> None:

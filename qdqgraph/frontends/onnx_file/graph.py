@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from typing_extensions import override
 
 from qdqgraph.errors import InvalidGraphError
 from qdqgraph.frontends.onnx_file.insertion import insert_pair
@@ -26,7 +27,8 @@ from qdqgraph.frontends.onnx_file.reading import (
     sorted_nodes,
 )
 from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_types
-from qdqgraph.graph.ops import BY_NAME, BY_ONNX, Op, unknown_op
+from qdqgraph.graph.op_table import BY_NAME, BY_ONNX, unknown_op
+from qdqgraph.graph.ops import Op
 from qdqgraph.graph.view import CAPTURED, Array, Attribute, Blocks, Edge, Graph, Node, Value
 from qdqgraph.lowering.external import ExternalPayload, iter_blocks, tensor_array
 from qdqgraph.lowering.references import DataFolder
@@ -117,6 +119,7 @@ class OnnxGraph(Graph):
         self._nodes.append(node)
 
     # ------------------------------------------------------------------ reading
+    @override
     def read_constant(self, value: Value) -> Array:
         tensor = self._tensors.get(value.name)
         if tensor is not None:
@@ -129,15 +132,18 @@ class OnnxGraph(Graph):
                 return np.asarray(found, kind)
         raise InvalidGraphError("Constant node without a value", where=value.name)
 
+    @override
     def read_blocks(self, value: Value) -> Blocks:
         tensor = self.external_tensor(value)
         if tensor is None:
             return super().read_blocks(value)
         return Blocks(tuple(tensor.dims), lambda: iter_blocks(tensor, self.data))
 
+    @override
     def read_attributes(self, node: Node) -> Mapping[str, Attribute]:
         return {item.name: attribute_value(item) for item in proto_of(node).attribute}
 
+    @override
     def type_of(self, value: Value) -> Type:
         if self._types is None:
             self._types = infer_types(self.commit())
@@ -162,6 +168,7 @@ class OnnxGraph(Graph):
         )
 
     # ------------------------------------------------------------------ the edits
+    @override
     def add_constant(self, hint: str, array: Array) -> Value:
         return self.add_tensor(
             numpy_helper.from_array(np.asarray(array, order="C"), self.names.fresh(hint))
@@ -176,12 +183,14 @@ class OnnxGraph(Graph):
         value = self.values[tensor.name] = Value(self, tensor.name, is_const=True)
         return value
 
+    @override
     def set_input(self, edge: Edge, value: Value) -> None:
         old = self._repoint(edge, value)
         proto_of(edge.node).input[edge.index] = value.name
         self._record(f"{edge} reads {value.name} instead of {old.name}")
         self._drop_if_unread(old)
 
+    @override
     def set_constant(self, edge: Edge, array: Array) -> None:
         value = edge.value
         tensor = self._tensors.get(value.name)
@@ -209,6 +218,7 @@ class OnnxGraph(Graph):
         if not keep:
             self._drop_if_unread(old)
 
+    @override
     def add_input(self, node: Node, value: Value) -> None:
         proto = proto_of(node)
         if node.inputs and node.inputs[-1] is None and len(node.op.roles) == len(node.inputs):
@@ -221,12 +231,14 @@ class OnnxGraph(Graph):
             proto.input.append(value.name)
         self._record(f"{node.name} reads {value.name} too")
 
+    @override
     def can_replace(self, old: Value, new: Value) -> bool:
         if not old.is_output and all(edge.index != CAPTURED for edge in old.uses):
             return True
         fixed = new.is_output or new.producer is None or any(e.index == CAPTURED for e in new.uses)
         return not fixed and not new.is_const
 
+    @override
     def replace(self, old: Value, new: Value) -> None:
         if not self.can_replace(old, new):
             raise InvalidGraphError(
@@ -257,6 +269,7 @@ class OnnxGraph(Graph):
         old_name, old.name, new.name = old.name, f"{old.name}:replaced", old.name
         self.values[old_name] = new
 
+    @override
     def erase(self, node: Node) -> None:
         for output in node.outputs:
             if output.uses or output.is_output:
@@ -273,6 +286,7 @@ class OnnxGraph(Graph):
         self._changed = True
         self._record(f"{node.name} erased")
 
+    @override
     def insert_quantizer(
         self, source: Value, edges: Sequence[Edge], encoding: Encoding, origin: str
     ) -> None:
@@ -299,11 +313,12 @@ class OnnxGraph(Graph):
 
     # ------------------------------------------------------------------ writing back
     @property
+    @override
     def nodes(self) -> list[Node]:
         return [node for node in self._nodes if node.alive]
 
     def commit(self) -> onnx.ModelProto:
-        """Bring the model's node and initializer lists in line with the edits; returns the model."""
+        """Bring the model's nodes and initializers in line with the edits; returns the model."""
         graph = self.model.graph
         if self._changed:
             # Sorting moves what lies there already; assigning a list would copy every message.

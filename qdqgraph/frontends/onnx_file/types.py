@@ -37,7 +37,7 @@ _DTYPES: dict[int, str] = {
 
 
 def dtype_name(element_type: int) -> str | None:
-    """numpy name of an ONNX element type; None for undefined, the lower-case name if numpy has none."""
+    """numpy name of an ONNX element type, or its lower-case name; None for undefined."""
     if element_type == TensorProto.UNDEFINED:
         return None
     return _DTYPES.get(element_type) or TensorProto.DataType.Name(element_type).lower()

@@ -10,7 +10,8 @@ from torch import fx
 
 from qdqgraph.frontends.torch_fx.onnx_terms import in_onnx_terms
 from qdqgraph.frontends.torch_fx.overloads import overload_of, schema, spelled
-from qdqgraph.graph.ops import BY_ATEN, Op, unknown_op
+from qdqgraph.graph.op_table import BY_ATEN, unknown_op
+from qdqgraph.graph.ops import Op
 from qdqgraph.graph.view import Attribute
 
 Raw: TypeAlias = object

@@ -14,7 +14,8 @@ import torch
 from torch import fx
 
 from qdqgraph.frontends.torch_fx.overloads import dims, example
-from qdqgraph.graph.ops import BY_NAME, Op, unknown_op
+from qdqgraph.graph.op_table import BY_NAME, unknown_op
+from qdqgraph.graph.ops import Op
 
 Named: TypeAlias = "dict[str, object]"
 

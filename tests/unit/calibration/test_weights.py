@@ -9,6 +9,7 @@ import pytest
 
 from qdqgraph.calibration.weights import amax_to_scale, channel_amax
 from qdqgraph.errors import InvalidGraphError, UsageError
+from qdqgraph.graph.view import Blocks
 
 
 def weights(*shape, seed=0):
@@ -63,6 +64,27 @@ def test_layouts_and_dtypes_agree():
     assert (channel_amax(weight.astype(np.float64), 0, "mse") == expected).all()
     assert (channel_amax(np.asfortranarray(weight), 0, "mse") == expected).all()
     assert (channel_amax(weight.T, 1, "mse") == expected).all()
+
+
+@pytest.mark.parametrize("method", ["max", "mse"])
+@pytest.mark.parametrize("axis", [0, 1, -1, None])
+def test_a_weight_may_come_in_blocks(axis, method):
+    weight = weights(6, 40, 7)
+    rows = [(slice(i, i + 1), slice(j, j + 15)) for i in range(6) for j in (0, 15, 30)]
+    for indices in (rows, [(slice(0, 4),), (slice(4, 6),)], [()]):
+        blocks = Blocks(weight.shape, lambda indices=indices: [(i, weight[i]) for i in indices])
+        # Sums of errors in another order: no two ranges tie on these weights.
+        assert (channel_amax(blocks, axis, method) == channel_amax(weight, axis, method)).all()
+
+
+def test_a_bad_block_is_refused_by_channel():
+    weight = weights(4, 5)
+    weight[3, 2] = np.nan
+    blocks = Blocks(
+        weight.shape, lambda: [((slice(i, i + 1),), weight[i : i + 1]) for i in range(4)]
+    )
+    with pytest.raises(InvalidGraphError, match="channel 3 of axis 0"):
+        channel_amax(blocks, 0, "max")
 
 
 @pytest.mark.parametrize("method", ["max", "mse"])
