@@ -65,5 +65,6 @@ def bin_errors(stops: npt.NDArray[np.float64], levels: int) -> npt.NDArray[np.fl
     step = stops[:, None] / levels
     edge = np.arange(BINS + 1) / step
     rounded = np.minimum(np.rint(edge), levels)
-    integral = rounded / 12 + (edge - rounded) ** 3 / 3
+    rest = edge - rounded
+    integral = rounded / 12 + rest * rest * rest / 3
     return np.diff(integral, axis=1) * step**3

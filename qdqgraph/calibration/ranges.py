@@ -78,7 +78,8 @@ def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Me
                 quantizer.encoding = given
             continue
         major = next((q.id for q in members if q.id in plan.majors), None)
-        parts = [s for q in members if q.id == (major or q.id) and (s := ranges.of(q)) is not None]
+        found = {q.id: s for q in members if (s := ranges.of(q)) is not None}
+        parts = [stats for identity, stats in found.items() if major in (None, identity)]
         if not parts:
             raise CalibrationError(
                 "no statistics were collected for this tensor",
@@ -86,8 +87,8 @@ def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Me
                 fix="it is not computed by the model on these inputs: exclude it",
             )
         stats = merged(parts)
-        everything = merged([s for q in members if (s := ranges.of(q)) is not None])
-        unsigned = dialect.unsigned and everything.is_non_negative and not stats.is_empty
+        non_negative = all(part.is_non_negative for part in found.values())
+        unsigned = dialect.unsigned and non_negative and not stats.is_empty
         spelled = next((q.spec.method for q in members if q.spec.method), "")
         method = parse_method(spelled) if spelled else default
         by_method.setdefault((method, members[0].spec.bits), []).append((members, stats, unsigned))

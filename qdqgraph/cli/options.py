@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -13,6 +14,11 @@ import click
 
 from qdqgraph.errors import UsageError
 from qdqgraph.pipeline.options import Placement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_METHOD = "mse"
@@ -236,10 +242,6 @@ def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | No
     """
     if path is None:
         return None
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as cause:

@@ -9,6 +9,8 @@ from qdqgraph.graph.view import Node, Value
 
 _AFFINE = ("add", "sub", "mul", "div")
 MAX_STEPS = 10_000
+FORK_STEPS = 2_000
+"""Nodes looked at between a residual add and its fork; nested skips would take n² otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def products_to_fork(a: Value, b: Value) -> tuple[int, int]:
     best = [0, 0]
     push(a, 0, 0)
     push(b, 1, 0)
-    for _ in range(MAX_STEPS):
+    for _ in range(FORK_STEPS):
         if not heap:
             break
         node = heapq.heappop(heap)[2]

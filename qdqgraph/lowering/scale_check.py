@@ -37,23 +37,25 @@ def check_scales(model: onnx.ModelProto, folder: DataFolder) -> int:
     """
     dynamic = 0
     for nodes, makers in _scopes(model):
+        is_dynamic: dict[str, bool] = {}
         for node in nodes:
             for position in _SCALE_INPUTS.get(node.op_type, ()):
                 if position >= len(node.input) or not node.input[position]:
                     continue
                 name = node.input[position]
-                scale = _constant(name, makers, folder)
-                if scale is None:
-                    dynamic += 1
-                else:
-                    _check(scale, name, node)
+                if name not in is_dynamic:
+                    scale = _constant(name, makers, folder)
+                    is_dynamic[name] = scale is None
+                    if scale is not None:
+                        _check(scale, name, node)
+                dynamic += is_dynamic[name]
     return dynamic
 
 
 def _check(scale: npt.NDArray[Any], name: str, node: NodeProto) -> None:
-    wide = np.ravel(scale.astype(np.float64))
-    bad = ~(np.isfinite(wide) & (wide > 0))
-    if bad.any():
+    if scale.size and not (scale.min() > 0 and scale.max() < np.inf):  # NaN is neither
+        wide = np.ravel(scale.astype(np.float64))
+        bad = ~(np.isfinite(wide) & (wide > 0))
         index = int(np.argmax(bad))
         raise OutputError(
             f"scale '{name}' is {wide[index]:g} at element {index} of {wide.size}; a scale must be "
