@@ -6,6 +6,7 @@ activations neither die nor explode; the last product of a residual branch has a
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def write_matmul_chain(folder: Path, gigabytes: float = 2.5, width: int = 8192) 
     The weights are written block by block, all from one seeded block, so that writing takes
     little memory and time.
     """
-    count = round(gigabytes * 1e9 / (4 * width * width))
+    count = math.ceil(gigabytes * 1e9 / (4 * width * width))
     net = Network((1, width))
     block = net.random.standard_normal((512, width), np.float32) / np.float32(np.sqrt(width / 2))
     x = "x"

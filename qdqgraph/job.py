@@ -210,6 +210,7 @@ def choose(made: ModelPlan, method: Method, weight_method: Literal["max", "mse"]
     for quantizer in made.used():
         if quantizer.spec.origin == "calibrated":
             quantizer.encoding = None
+            quantizer.remarks.clear()
     ranges = Ranges(made.statistics, tap_sources(made))
     note_ranges(made, ranges)
     made.pipeline.run(made.context, ("regroup",))
