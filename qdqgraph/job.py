@@ -29,6 +29,7 @@ from qdqgraph.frontends.onnx_file.extraction import behind_custom_operators
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.lowering.insert import insert_plan
 from qdqgraph.lowering.opset_floor import raise_for_plan
+from qdqgraph.lowering.save import check_output
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.options import add_pass, tidy_pipeline
@@ -285,7 +286,7 @@ def quantize(
     samples: int | None = None,
     random: bool = False,
 ) -> Model:
-    """The whole job in one call; saves to `output` when given.
+    """The whole job in one call; saves to `output`, which is checked first, when given.
 
     >>> import qdqgraph as qg, qdqgraph.demo.data as demo
     >>> images = demo.load_digits().calibration[:8]
@@ -295,6 +296,8 @@ def quantize(
     """
     if output is not None and is_same_file(source, output):
         raise UsageError("output is the source file", fix="use open(...) and save(in_place=True)")
+    if output is not None:
+        check_output(output)
     made = plan(source, target=target, pipeline=pipeline, trt_version=trt_version)
     if made.entries:
         calibrate(made, data, method=method, samples=samples, random=random)
