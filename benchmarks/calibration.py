@@ -31,7 +31,7 @@ from benchmarks.measure import (
     report,
 )
 from benchmarks.networks import images, mobilenet_v2, resnet50
-from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.data.feeds import Feed
 
 NETWORKS = {"resnet50": resnet50, "mobilenet_v2": mobilenet_v2}
 METHODS = ("max", "percentile{p=99.99}", "mse", "entropy")
@@ -69,7 +69,7 @@ def calibrated(path: Path, data: Sequence[Any], method: str) -> float:
 
 
 def ratios(path: Path, samples: int, rounds: int) -> list[dict[str, object]]:
-    data = images(samples)
+    data = list(images(samples))
     loops = dict.fromkeys(("plain", *METHODS), float("inf"))
 
     def case(name: str) -> None:
@@ -93,7 +93,7 @@ def ratios(path: Path, samples: int, rounds: int) -> list[dict[str, object]]:
 
 def child(path: str, method: str, samples: str) -> None:
     """Calibrate in this process and print its peak size."""
-    data = images(MANY)[: int(samples)]
+    data = images(int(samples))
     before = peak_bytes()
     with one_thread():
         qg.calibrate(qg.plan(path), data, method=method)

@@ -49,7 +49,7 @@ def session(path: Path, optimized: Path | None = None) -> Any:
 
 
 def measured(name: str, target: str, method: str, rounds: int) -> dict[str, object]:
-    data = images(8)
+    data = list(images(8))
     with tempfile.TemporaryDirectory() as folder, one_thread():
         path, written, optimized = (Path(folder) / f"{n}.onnx" for n in ("in", "out", "optimized"))
         onnx.save_model(NETWORKS[name](), path)

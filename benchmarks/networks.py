@@ -7,6 +7,7 @@ activations neither die nor explode; the last product of a residual branch has a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,13 @@ def write_matmul_chain(folder: Path, gigabytes: float = 2.5, width: int = 8192) 
     return path
 
 
-def images(count: int, shape: tuple[int, ...] = (1, 3, 224, 224)) -> list[npt.NDArray[np.float32]]:
+def images(
+    count: int, shape: tuple[int, ...] = (1, 3, 224, 224)
+) -> Iterator[npt.NDArray[np.float32]]:
     """Seeded noise with the 1/f spectrum of photographs, mean 0 and spread 1."""
     random = np.random.default_rng(1)
     rows, columns = np.fft.fftfreq(shape[-2])[:, None], np.fft.rfftfreq(shape[-1])[None]
     decay = 1 / np.maximum(np.hypot(rows, columns), 1 / max(shape))
-    made: list[npt.NDArray[np.float32]] = []
     for _ in range(count):
         noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal(shape)) * decay, shape[-2:])
-        made.append(((noise - noise.mean()) / noise.std()).astype(np.float32))
-    return made
+        yield ((noise - noise.mean()) / noise.std()).astype(np.float32)

@@ -22,9 +22,9 @@ import qdqgraph as qg
 from benchmarks.measure import arguments, least_cpu_seconds, report
 from benchmarks.networks import residual_chain
 from qdqgraph.calibration.ranges import choose_weights
-from qdqgraph.lowering.verdicts import load_in_runtime
-from qdqgraph.lowering.verify import verify_file
 from qdqgraph.planning.spec import Encoding
+from qdqgraph.verification.verdicts import load_in_runtime
+from qdqgraph.verification.verify import verify_file
 
 ACTIVATION_SCALE = np.float32(0.05)
 LOADED_WHOLE = 4000

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from qdqgraph.calibration.collect import collect
+from qdqgraph.calibration.data.feeds import Feed, InputSpec
+from qdqgraph.calibration.data.sources import open_source, random_source
 from qdqgraph.calibration.equalization import SAMPLES, equalize, rescale
-from qdqgraph.calibration.feeds import Feed, InputSpec
 from qdqgraph.calibration.methods import Method, parse_method
 from qdqgraph.calibration.ranges import Ranges, choose_activations, choose_weights, note_ranges
-from qdqgraph.calibration.sources import open_source, random_source
 from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.calibration.taps import tap_sources
 from qdqgraph.errors import NothingToQuantizeError, UsageError
@@ -29,7 +29,6 @@ from qdqgraph.frontends.onnx_file.extraction import behind_custom_operators
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.lowering.insert import insert_plan
 from qdqgraph.lowering.opset_floor import raise_for_plan
-from qdqgraph.lowering.save import check_output
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.options import add_pass, tidy_pipeline
@@ -39,6 +38,7 @@ from qdqgraph.pipeline.targets import Dialect, TargetName, parse_version
 from qdqgraph.planning.plan import Plan
 from qdqgraph.planning.serial import plan_to_json, replay
 from qdqgraph.planning.why import why
+from qdqgraph.storage.save import check_output
 
 DEFAULT_METHOD = "mse"
 HISTOGRAM_CAP = 16_384

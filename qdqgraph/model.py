@@ -13,9 +13,9 @@ from qdqgraph.errors import ModelLoadError
 from qdqgraph.frontends.graphsurgeon import export_guest, import_guest, is_guest, run_script
 from qdqgraph.frontends.onnx_file.functions import inline_functions
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
-from qdqgraph.lowering.load import LoadedModel, load_model
-from qdqgraph.lowering.save import SavedFile, save_model
-from qdqgraph.lowering.verify import verify_file
+from qdqgraph.storage.load import LoadedModel, load_model
+from qdqgraph.storage.save import SavedFile, save_model
+from qdqgraph.verification.verify import verify_file
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -26,6 +26,9 @@ ONNX_MODULES = (
     "qdqgraph.job",
     "qdqgraph.lowering",
     "qdqgraph.model",
+    "qdqgraph.storage",
+    "qdqgraph.tensorrt",
+    "qdqgraph.verification",
 )
 """Only these import onnx or onnxruntime."""
 TORCH_MODULES = ("qdqgraph.frontends.torch_fx", "qdqgraph.quantizer")

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from qdqgraph.calibration.blame import spoilt_constant
-from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.data.feeds import Feed
 from qdqgraph.calibration.session import Session, first_line
 from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.errors import CalibrationError

@@ -21,7 +21,7 @@ import onnx
 from onnx import helper
 
 from qdqgraph.calibration.collect import PREFIX, run_sample
-from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.data.feeds import Feed
 from qdqgraph.calibration.session import Session
 from qdqgraph.frontends.onnx_file.extraction import extract_ancestors
 from qdqgraph.graph.view import Array, Edge, Graph, Node, Value

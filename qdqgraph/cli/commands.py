@@ -25,11 +25,11 @@ from qdqgraph.errors import CalibrationError, OutputError, UsageError
 from qdqgraph.job import ModelPlan, calibrate, refuse_empty, replay_plan
 from qdqgraph.job import apply as apply_plan
 from qdqgraph.job import plan as make_plan
-from qdqgraph.lowering.save import SavedFile, check_output
 from qdqgraph.model import Model
 from qdqgraph.pipeline.options import Placement
 from qdqgraph.planning.serial import read_plan
 from qdqgraph.report.summary import facts, summary_lines
+from qdqgraph.storage.save import SavedFile, check_output
 
 
 @click.command()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.data.feeds import Feed
 
 
 class Output:

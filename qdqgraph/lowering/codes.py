@@ -19,9 +19,9 @@ from onnx import TensorProto, numpy_helper
 
 from qdqgraph.errors import TargetError
 from qdqgraph.graph.view import Array, Index
-from qdqgraph.lowering.external import Block, ExternalPayload, block_indices, iter_blocks
-from qdqgraph.lowering.references import DataFolder
 from qdqgraph.planning.spec import Encoding, QuantSpec
+from qdqgraph.storage.external import Block, ExternalPayload, block_indices, iter_blocks
+from qdqgraph.storage.references import DataFolder
 
 _CACHED = 256 << 10  # bytes of float32 at a time: the temporaries stay in the second-level cache
 

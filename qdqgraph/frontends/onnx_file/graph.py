@@ -30,9 +30,9 @@ from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_
 from qdqgraph.graph.op_table import BY_NAME, BY_ONNX, unknown_op
 from qdqgraph.graph.ops import Op
 from qdqgraph.graph.view import CAPTURED, Array, Attribute, Blocks, Edge, Graph, Node, Value
-from qdqgraph.lowering.external import ExternalPayload, iter_blocks, tensor_array
-from qdqgraph.lowering.references import DataFolder
 from qdqgraph.planning.spec import Encoding
+from qdqgraph.storage.external import ExternalPayload, iter_blocks, tensor_array
+from qdqgraph.storage.references import DataFolder
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 

@@ -11,7 +11,7 @@ import pytest
 
 import qdqgraph as qg
 from qdqgraph.calibration.collect import collect, is_non_negative
-from qdqgraph.calibration.feeds import Feed
+from qdqgraph.calibration.data.feeds import Feed
 from qdqgraph.calibration.methods import choose_amax, parse_method
 from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.calibration.taps import tap_sources

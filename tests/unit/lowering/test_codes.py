@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import TargetError
 from qdqgraph.lowering.codes import code_dtype, pack_codes, quantize_array, quantized_payload
-from qdqgraph.lowering.external import raw_view, tensor_array
 from qdqgraph.planning.spec import LIMITS, Encoding, QuantSpec
+from qdqgraph.storage.external import raw_view, tensor_array
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4")
 ELEMENTS = {name: TensorProto.DataType.Value(name.upper()) for name in DTYPES}

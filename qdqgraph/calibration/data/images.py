@@ -19,8 +19,8 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from qdqgraph.calibration.feeds import Array, InputSpec, nearest
-from qdqgraph.calibration.tables import Row
+from qdqgraph.calibration.data.feeds import Array, InputSpec, nearest
+from qdqgraph.calibration.data.tables import Row
 from qdqgraph.errors import CalibrationError, UsageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})

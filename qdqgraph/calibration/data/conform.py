@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from qdqgraph.calibration.feeds import Array, InputSpec, Shape, is_float, note, show_shape
+from qdqgraph.calibration.data.feeds import Array, InputSpec, Shape, is_float, note, show_shape
 from qdqgraph.errors import CalibrationError
 
 # Elements tested in one go: bounds the temporary mask where one sample has gigabytes.

@@ -12,9 +12,9 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
 from qdqgraph.errors import OutputError
-from qdqgraph.lowering.external import tensor_array
-from qdqgraph.lowering.references import DataFolder
-from qdqgraph.lowering.tensors import numpy_dtype
+from qdqgraph.storage.external import tensor_array
+from qdqgraph.storage.references import DataFolder
+from qdqgraph.storage.tensors import numpy_dtype
 
 QUANTIZE_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

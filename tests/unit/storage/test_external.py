@@ -10,15 +10,15 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError, OutputError
-from qdqgraph.lowering.external import (
+from qdqgraph.storage.external import (
     ExternalPayload,
     ExternalWriter,
     iter_blocks,
     raw_view,
     tensor_array,
 )
-from qdqgraph.lowering.references import DataFolder, ExternalRange
-from qdqgraph.lowering.tensors import byte_size
+from qdqgraph.storage.references import DataFolder, ExternalRange
+from qdqgraph.storage.tensors import byte_size
 
 TYPES = [
     "FLOAT",

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, numpy_helper
 
-from qdqgraph.lowering.external import tensor_array
-from qdqgraph.lowering.references import DataFolder, is_external
-from qdqgraph.lowering.tensors import byte_size
+from qdqgraph.storage.external import tensor_array
+from qdqgraph.storage.references import DataFolder, is_external
+from qdqgraph.storage.tensors import byte_size
 
 PIECE_NODES = 2000
 _SMALL = 64 << 10  # bytes; a constant below may decide a shape, so it stays a constant

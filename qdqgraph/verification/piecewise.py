@@ -14,9 +14,9 @@ import onnx
 from onnx import NodeProto
 
 from qdqgraph.errors import OutputError
-from qdqgraph.lowering.pieces import PIECE_NODES, Cutter, nested
-from qdqgraph.lowering.references import DataFolder
-from qdqgraph.lowering.verdicts import Refusal, check_by_onnx, load_in_runtime, refused
+from qdqgraph.storage.references import DataFolder
+from qdqgraph.verification.pieces import PIECE_NODES, Cutter, nested
+from qdqgraph.verification.verdicts import Refusal, check_by_onnx, load_in_runtime, refused
 
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 _RUNTIME = ("com.microsoft", "com.ms.internal.nhwc")

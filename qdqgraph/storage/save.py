@@ -16,12 +16,12 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from qdqgraph.errors import OutputError
-from qdqgraph.lowering.destination import check_output, path_text
-from qdqgraph.lowering.external import ExternalPayload
-from qdqgraph.lowering.leftovers import mentions, stale_temps
-from qdqgraph.lowering.load import LoadedModel
-from qdqgraph.lowering.outfile import Draft, writing
-from qdqgraph.lowering.rewiring import External, Rewiring, plan_rewiring
+from qdqgraph.storage.destination import check_output, path_text
+from qdqgraph.storage.external import ExternalPayload
+from qdqgraph.storage.leftovers import mentions, stale_temps
+from qdqgraph.storage.load import LoadedModel
+from qdqgraph.storage.outfile import Draft, writing
+from qdqgraph.storage.rewiring import External, Rewiring, plan_rewiring
 
 __all__ = ["SavedFile", "check_output", "save_model", "stale_temps"]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import cast
 
-from qdqgraph.calibration.feeds import nearest
+from qdqgraph.calibration.data.feeds import nearest
 from qdqgraph.errors import CalibrationError, UsageError
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqgraph.calibration.images import EXAMPLE, Preprocess, load_image, parse_preprocess
-from qdqgraph.calibration.sources import InputSpec, open_source
+from qdqgraph.calibration.data.images import EXAMPLE, Preprocess, load_image, parse_preprocess
+from qdqgraph.calibration.data.sources import InputSpec, open_source
 from qdqgraph.errors import CalibrationError, UsageError
 
 Image = pytest.importorskip("PIL.Image")

@@ -22,10 +22,10 @@ from onnx import TensorProto, numpy_helper
 
 from qdqgraph.errors import ModelLoadError, OutputError
 from qdqgraph.graph.view import Index
-from qdqgraph.lowering.destination import path_text
-from qdqgraph.lowering.outfile import writing
-from qdqgraph.lowering.references import DataFolder, ExternalRange, is_external
-from qdqgraph.lowering.tensors import byte_size, is_packed, numpy_dtype
+from qdqgraph.storage.destination import path_text
+from qdqgraph.storage.outfile import writing
+from qdqgraph.storage.references import DataFolder, ExternalRange, is_external
+from qdqgraph.storage.tensors import byte_size, is_packed, numpy_dtype
 
 BLOCK_BYTES = 8 << 20
 """Bytes read or written at a time."""

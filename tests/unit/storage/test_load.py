@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
-from qdqgraph.lowering.load import load_model
-from qdqgraph.lowering.tensors import byte_size, model_tensors
+from qdqgraph.storage.load import load_model
+from qdqgraph.storage.tensors import byte_size, model_tensors
 
 F = TensorProto.FLOAT
 OPSET = helper.make_opsetid("", 19)

@@ -11,8 +11,8 @@ import pytest
 from onnx import NodeProto, TensorProto, ValueInfoProto, external_data_helper, helper, numpy_helper
 
 from qdqgraph.errors import OutputError
-from qdqgraph.lowering import piecewise, verify
-from qdqgraph.lowering.verify import VerifyReport, verify_file
+from qdqgraph.verification import piecewise, verify
+from qdqgraph.verification.verify import VerifyReport, verify_file
 
 F = TensorProto.FLOAT
 node = helper.make_node

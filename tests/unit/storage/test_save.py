@@ -17,10 +17,10 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from qdqgraph.errors import OutputError, QdqGraphError
-from qdqgraph.lowering import rewiring
-from qdqgraph.lowering.external import ExternalPayload, iter_blocks
-from qdqgraph.lowering.load import LoadedModel, load_model
-from qdqgraph.lowering.save import check_output, save_model, stale_temps
+from qdqgraph.storage import rewiring
+from qdqgraph.storage.external import ExternalPayload, iter_blocks
+from qdqgraph.storage.load import LoadedModel, load_model
+from qdqgraph.storage.save import check_output, save_model, stale_temps
 
 F = TensorProto.FLOAT
 ROWS, COLUMNS = 64, 32

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from onnx import TensorProto
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
-from qdqgraph.lowering.tensors import byte_size
+from qdqgraph.storage.tensors import byte_size
 
 _LIMIT = 2**63 - 1  # offsets and lengths are signed 64 bit everywhere they are used
 _DECIMAL = re.compile(r"[0-9]{1,30}", re.ASCII)

@@ -16,11 +16,11 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from qdqgraph.errors import OutputError
-from qdqgraph.lowering.external import ExternalPayload, ExternalWriter, range_blocks, raw_view
-from qdqgraph.lowering.leftovers import data_name
-from qdqgraph.lowering.load import PROTOBUF_LIMIT
-from qdqgraph.lowering.references import DataFolder, ExternalRange, is_external
-from qdqgraph.lowering.tensors import Slot, byte_size, model_tensors
+from qdqgraph.storage.external import ExternalPayload, ExternalWriter, range_blocks, raw_view
+from qdqgraph.storage.leftovers import data_name
+from qdqgraph.storage.load import PROTOBUF_LIMIT
+from qdqgraph.storage.references import DataFolder, ExternalRange, is_external
+from qdqgraph.storage.tensors import Slot, byte_size, model_tensors
 
 External = Literal["auto", "never", "always"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdqgraph.calibration.conform import fits
-from qdqgraph.calibration.feeds import Array, InputSpec, nearest, note, quoted, show_shape
+from qdqgraph.calibration.data.conform import fits
+from qdqgraph.calibration.data.feeds import Array, InputSpec, nearest, note, quoted, show_shape
 from qdqgraph.errors import CalibrationError
 
 

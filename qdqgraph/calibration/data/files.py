@@ -16,9 +16,9 @@ from typing import cast
 
 import numpy as np
 
-from qdqgraph.calibration.feeds import Array, InputSpec, nearest, quoted
-from qdqgraph.calibration.images import EXAMPLE, IMAGE_SUFFIXES, Preprocess, image_rows
-from qdqgraph.calibration.tables import Row, match_names, rows
+from qdqgraph.calibration.data.feeds import Array, InputSpec, nearest, quoted
+from qdqgraph.calibration.data.images import EXAMPLE, IMAGE_SUFFIXES, Preprocess, image_rows
+from qdqgraph.calibration.data.tables import Row, match_names, rows
 from qdqgraph.errors import CalibrationError, UsageError
 
 ARRAY_SUFFIXES = frozenset({".npz", ".npy"})

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqgraph.calibration.sources import Feed, InputSpec, open_source, random_source
+from qdqgraph.calibration.data.sources import Feed, InputSpec, open_source, random_source
 from qdqgraph.errors import CalibrationError, QdqGraphError, UsageError
 
 F32, F16, F64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64)
@@ -798,10 +798,10 @@ def test_specs_and_feeds_are_frozen():
 
 def test_sources_import_neither_torch_nor_onnx_nor_pillow():
     code = (
-        "import sys, qdqgraph.calibration.sources; "
+        "import sys, qdqgraph.calibration.data.sources; "
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'PIL') if m in sys.modules])"
     )
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )

@@ -13,12 +13,12 @@ from typing import Literal
 import onnx
 
 from qdqgraph.errors import ModelLoadError, OutputError
-from qdqgraph.lowering.interface import check_interface
-from qdqgraph.lowering.load import LoadedModel, load_model
-from qdqgraph.lowering.pieces import nested
-from qdqgraph.lowering.piecewise import PiecewiseCheck, UnverifiedNode, unknown_ops
-from qdqgraph.lowering.scale_check import QUANTIZE_OPS, check_scales
-from qdqgraph.lowering.verdicts import check_by_onnx, load_in_runtime, refused
+from qdqgraph.storage.load import LoadedModel, load_model
+from qdqgraph.verification.interface import check_interface
+from qdqgraph.verification.pieces import nested
+from qdqgraph.verification.piecewise import PiecewiseCheck, UnverifiedNode, unknown_ops
+from qdqgraph.verification.scale_check import QUANTIZE_OPS, check_scales
+from qdqgraph.verification.verdicts import check_by_onnx, load_in_runtime, refused
 
 WHOLE_NODES = 5000
 """A larger graph is loaded in parts: onnxruntime's loading time is super-linear in nodes."""

@@ -8,7 +8,7 @@ import re
 import secrets
 from pathlib import Path
 
-from qdqgraph.lowering.destination import NAME_MAX
+from qdqgraph.storage.destination import NAME_MAX
 
 _ROOM = 48  # what the longest suffix and prefix of a temporary or data name take
 _MARK = ".qdqgraph-"

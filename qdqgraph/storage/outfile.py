@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from qdqgraph.errors import OutputError
-from qdqgraph.lowering.destination import path_text
-from qdqgraph.lowering.leftovers import mentions, temp_path
+from qdqgraph.storage.destination import path_text
+from qdqgraph.storage.leftovers import mentions, temp_path
 
 _FIXES = {
     errno.ENOSPC: "free some disk space, or write elsewhere",

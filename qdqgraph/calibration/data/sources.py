@@ -22,12 +22,12 @@ from typing import Literal, TypeAlias, cast
 
 import numpy as np
 
-from qdqgraph.calibration.conform import BLOCK, conform, find_nonfinite
-from qdqgraph.calibration.feeds import Array, Feed, InputSpec, bind, is_float, is_tensor
-from qdqgraph.calibration.files import path_rows
-from qdqgraph.calibration.images import parse_preprocess
-from qdqgraph.calibration.references import call, is_reference, resolve
-from qdqgraph.calibration.tables import Row, match_names, rows, split, stack
+from qdqgraph.calibration.data.conform import BLOCK, conform, find_nonfinite
+from qdqgraph.calibration.data.feeds import Array, Feed, InputSpec, bind, is_float, is_tensor
+from qdqgraph.calibration.data.files import path_rows
+from qdqgraph.calibration.data.images import parse_preprocess
+from qdqgraph.calibration.data.references import call, is_reference, resolve
+from qdqgraph.calibration.data.tables import Row, match_names, rows, split, stack
 from qdqgraph.errors import CalibrationError, UsageError
 
 __all__ = ["Feed", "InputSpec", "open_source", "random_source"]

@@ -20,10 +20,10 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, NodeProto
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
-from qdqgraph.lowering.destination import path_text
-from qdqgraph.lowering.references import DataFolder, is_external
-from qdqgraph.lowering.stamp import Stamp, data_stamps
-from qdqgraph.lowering.tensors import Slot, model_tensors
+from qdqgraph.storage.destination import path_text
+from qdqgraph.storage.references import DataFolder, is_external
+from qdqgraph.storage.stamp import Stamp, data_stamps
+from qdqgraph.storage.tensors import Slot, model_tensors
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest serialized protobuf message in bytes."""

@@ -1,0 +1,1 @@
+"""Whatever a user hands over, as a stream of checked samples."""

@@ -1,0 +1,1 @@
+"""Model files: read without their weights, written whole or not at all."""

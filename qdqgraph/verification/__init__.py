@@ -1,0 +1,1 @@
+"""What must hold of a written file before it replaces anything."""
