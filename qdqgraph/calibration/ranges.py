@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -160,4 +161,6 @@ def _encode(
     scale = amax_to_scale(
         amax, spec.bits, unsigned=unsigned, dtype="float16" if half else "float32"
     )
+    if source.dtype == "bfloat16":  # the codes must be made with the scale that the file can hold
+        scale = scale.astype(ml_dtypes.bfloat16).astype(np.float32)
     return Encoding(spec, scale, np.full(scale.shape, zero))

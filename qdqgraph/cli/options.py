@@ -171,8 +171,8 @@ calibration_options = _gather(
             default=DEFAULT_METHOD,
             show_default=True,
             metavar="M",
-            help="max, percentile{p=99.99}, mse, entropy or ema. mse had the best mean accuracy on "
-            "the trained networks measured.",
+            help="max, percentile{p=99.99}, mse, entropy or ema. mse had the best mean agreement "
+            "with the float model on the trained networks measured.",
         ),
         click.option(
             "--percentile", type=float, metavar="P", help="Short for --method percentile{p=P}."
