@@ -20,13 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qdqgraph.graph.op_table import LONG_EPILOGUES
 from qdqgraph.graph.view import Edge, Node
 from qdqgraph.graph.walk import Product, end_of_chain, product_behind, products_to_fork
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
 from qdqgraph.planning.plan import Quantizer
-
-LONG = ("silu", "hard_swish", "gelu", "mish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def _fused(edges: list[Edge], through: str) -> Edge | None:
 def _fuses(product: Product, edge: Edge, through: str) -> bool:
     if edge.value.only_use is None:
         return False
-    allowed = {"nothing": (), "silu": LONG, "any": (product.activation,)}[through]
+    allowed = {"nothing": (), "silu": LONG_EPILOGUES, "any": (product.activation,)}[through]
     return not product.activation or product.activation in allowed
 
 

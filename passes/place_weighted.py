@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qdqgraph.graph.op_table import LONG_EPILOGUES
 from qdqgraph.graph.view import Edge, Node
 from qdqgraph.graph.walk import activations_behind, is_dequantized
 from qdqgraph.graph.weights import (
@@ -31,7 +32,6 @@ from qdqgraph.pipeline.passes import sweep
 from qdqgraph.planning.spec import QuantSpec
 
 SMALL = 16
-LONG = ("silu", "hard_swish", "gelu", "mish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _why_not_here(node: Node, weight: Edge, choice: Choice) -> str | None:
     if is_depthwise(node, shape):
         if choice.depthwise == "float":
             return "depthwise convolutions are faster in float on this target"
-        behind = [name for name in activations_behind(node) if name in LONG]
+        behind = [name for name in activations_behind(node) if name in LONG_EPILOGUES]
         if choice.depthwise == "fusible" and behind:
             return f"no int8 depthwise kernel takes {behind[0]} as its epilogue"
     elif groups > 1 and per_group < 4 and choice.depthwise == "float":

@@ -321,6 +321,9 @@ BY_ATEN: dict[str, tuple[Op, tuple[str, ...]]] = {
     for name, _, arguments in (spelling.partition(":") for spelling in row.aten)
 }
 
+LONG_EPILOGUES = frozenset(row.name for row in TABLE if Trait.LONG_EPILOGUE in row.traits)
+"""Names of the activations that are several operations long: SiLU and the like."""
+
 
 def unknown_op(name: str) -> Op:
     """An operator without a row: no roles, no traits, left float."""
