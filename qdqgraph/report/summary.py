@@ -46,17 +46,17 @@ def facts(plan: Plan) -> dict[str, Any]:
 def reasons(plan: Plan) -> Counter[str]:
     """How many nodes stay float, or keep an operand bare, for each reason; names taken out."""
     found: Counter[str] = Counter()
+    names = {*plan.graph.values, *(node.name for node in plan.graph.nodes)}
     for node, notes in plan.floats.items():
         for _, reason in notes:
-            found[f"{node.op}: {_general(reason, plan)}"] += 1
+            found[f"{node.op}: {_general(reason, names)}"] += 1
     return found
 
 
-def _general(reason: str, plan: Plan) -> str:
+def _general(reason: str, names: set[str]) -> str:
     """A reason without the names in it, so that like reasons count as one."""
     return " ".join(
-        "..." if word.strip(",;:") in plan.graph.values or "/" in word else word
-        for word in reason.split()
+        "..." if word.strip(",;:") in names or "/" in word else word for word in reason.split()
     )
 
 
