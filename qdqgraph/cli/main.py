@@ -13,7 +13,9 @@ from typing import NoReturn
 import click
 
 from qdqgraph._version import __version__
+from qdqgraph.cli.check_commands import check, diff
 from qdqgraph.cli.commands import demo, passes, plan, quantize, rewrite
+from qdqgraph.cli.contract_commands import legalize
 from qdqgraph.errors import QdqGraphError
 
 INTERNAL = 70
@@ -30,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (quantize, rewrite, plan, passes, demo):
+for command in (quantize, rewrite, plan, passes, check, legalize, diff, demo):
     cli.add_command(command)
 
 

@@ -1,0 +1,1 @@
+"""What TensorRT does with a file: its input contract, and what it builds from it."""

@@ -1,0 +1,228 @@
+"""The part of the input contract that one QuantizeLinear or DequantizeLinear can break."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from qdqgraph.frontends.onnx_file.types import dtype_name
+from qdqgraph.tensorrt.reading import (
+    QUANTIZE,
+    Quantizer,
+    Reader,
+    all_zero,
+    attributes,
+    is_quantizer,
+)
+
+FP8 = (TensorProto.FLOAT8E4M3FN,)
+FP4 = (TensorProto.FLOAT4E2M1,)
+READ = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT4, *FP8, *FP4)
+
+
+class Report(Protocol):
+    """Adds a finding if its rule is in force."""
+
+    def __call__(
+        self, rule: str, what: str, *, node: onnx.NodeProto | None = None, tensor: str = ""
+    ) -> bool:
+        """Says whether the rule is in force."""
+        ...
+
+
+class Reporter(Protocol):
+    """What the checks report to."""
+
+    @property
+    def report(self) -> Report:
+        """Adds a finding."""
+        ...
+
+
+def check_quantizer(lint: Reporter, q: Quantizer, reader: Reader) -> None:
+    """Every rule about zero point, element type, scale and axis of one node."""
+    weight = is_weight(q.node, reader)
+    element = code_element(q, reader)
+    _check_zero(lint, q, reader, element)
+    _check_element(lint, q, reader, element, weight)
+    _check_scale(lint, q, reader)
+    _check_shape(lint, q, reader, weight)
+
+
+def is_weight(node: onnx.NodeProto, reader: Reader) -> bool:
+    """Whether a Q or DQ node stands on a constant, directly or behind its Q."""
+    if reader.source(node.input[0]) is not None:
+        return True
+    before = reader.producer.get(node.input[0])
+    quantized = before is not None and before.op_type == QUANTIZE and is_quantizer(before)
+    return quantized and before is not None and reader.source(before.input[0]) is not None
+
+
+def code_element(q: Quantizer, reader: Reader) -> int:
+    """ONNX element type of the codes; 0 when nothing says it."""
+    element = reader.element(q.zero_name)
+    if element:
+        return element
+    if not q.is_quantize:
+        return reader.element(q.node.input[0])
+    asked = attributes(q.node).get("output_dtype", 0)
+    return asked if isinstance(asked, int) and asked else int(TensorProto.UINT8)
+
+
+def _check_zero(lint: Reporter, q: Quantizer, reader: Reader, element: int) -> None:
+    node, name = q.node, q.zero_name
+    if not name:
+        asked = q.is_quantize and element == TensorProto.UINT8
+        early = element not in FP8 and lint.report(
+            "zero-point-missing", f"{node.op_type} has no zero point", node=node
+        )
+        if asked and not early:
+            lint.report("zero-point-unsigned-default", "the codes are uint8", node=node)
+        return
+    if reader.source(name) is None:
+        lint.report("zero-point-computed", f"{name} is no constant", node=node, tensor=name)
+    elif element != TensorProto.INT32 and not all_zero(q.zero):
+        shown = np.unique(np.asarray(q.zero, np.int64))[:4].tolist()
+        lint.report("zero-point-not-zero", f"the zero point is {shown}", node=node, tensor=name)
+    if q.scale is not None and q.zero is not None and q.zero.size != q.scale.size:
+        what = f"{q.zero.size} zero points and {q.scale.size} scales"
+        lint.report("zero-point-shape", what, node=node, tensor=name)
+
+
+def _check_element(
+    lint: Reporter, q: Quantizer, reader: Reader, element: int, weight: bool
+) -> None:
+    node, data = q.node, q.node.input[0]
+    kind = dtype_name(element)
+    if element == TensorProto.UINT8 and q.zero_name:
+        lint.report("uint8", f"{node.op_type} works on uint8 codes", node=node, tensor=data)
+    elif element == TensorProto.INT32:
+        lint.report("int32-dequantize", "DequantizeLinear of int32", node=node, tensor=data)
+    elif element in FP8:
+        lint.report("fp8-too-early", f"{node.op_type} of {kind}", node=node, tensor=data)
+    elif element in FP4:
+        lint.report("fp4-too-early", f"{node.op_type} of {kind}", node=node, tensor=data)
+    elif element == TensorProto.INT4:
+        _check_int4(lint, q, reader, weight)
+    elif element and element not in READ:
+        lint.report("format-unsupported", f"{node.op_type} of {kind}", node=node, tensor=data)
+    stored = not q.is_quantize and reader.element(data) == TensorProto.INT8
+    if stored and q.zero_name:
+        lint.report("int8-weight-too-early", "an int8 initializer + DQ", node=node, tensor=data)
+
+
+def _check_int4(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> None:
+    node, data = q.node, q.node.input[0]
+    if lint.report("int4-too-early", f"{node.op_type} of int4", node=node, tensor=data):
+        return
+    if not weight:
+        lint.report("int4-activation", "an activation in int4", node=node, tensor=data)
+        return
+    dims = reader.dims(data)
+    if dims and dims[-1] % 2:
+        lint.report("int4-odd-row", f"the shape is {list(dims)}", node=node, tensor=data)
+    for reads in reader.readers.get(node.output[0], ()) if not q.is_quantize else ():
+        if reads.op_type in ("Conv", "ConvTranspose"):
+            what = f"{reads.op_type} with an int4 weight"
+            lint.report("int4-convolution", what, node=reads, tensor=data)
+        activation = reader.producer.get(reads.input[0])
+        if activation is not None and activation is not node and is_quantizer(activation):
+            what = f"{reads.op_type} with an int4 weight and a quantized activation"
+            lint.report("int4-with-int8-activation", what, node=reads, tensor=data)
+
+
+def _check_scale(lint: Reporter, q: Quantizer, reader: Reader) -> None:
+    node, name = q.node, q.node.input[1]
+    if reader.source(name) is None:
+        lint.report("scale-computed", f"{name} is no constant", node=node, tensor=name)
+        return
+    element = reader.element(name)
+    if element in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        what = f"the scale is {dtype_name(element)}"
+        lint.report("scale-not-float32", what, node=node, tensor=name)
+    if q.scale is None:
+        return
+    scale = q.scale.astype(np.float64)
+    endless = int(np.count_nonzero(~np.isfinite(scale)))
+    if endless:
+        what = f"{endless} of {scale.size} scales are not finite"
+        lint.report("scale-not-finite", what, node=node, tensor=name)
+    bad = int(np.count_nonzero(scale <= 0))
+    if bad:
+        what = f"{bad} of {scale.size} scales are not above zero"
+        lint.report("scale-not-positive", what, node=node, tensor=name)
+
+
+def _check_shape(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> None:
+    node, name = q.node, q.node.input[1]
+    if q.scale is None:
+        return
+    dims = _data_dims(node, reader)
+    if q.block or q.scale.ndim > 1:
+        _check_block(lint, q, dims)
+        return
+    if not weight:
+        if q.scale.size > 1:
+            what = f"{q.scale.size} scales on one activation"
+            lint.report("activation-per-channel", what, node=node, tensor=name)
+        elif q.scale.ndim:
+            lint.report("activation-scale-shape", "a scale of shape [1]", node=node, tensor=name)
+    if not q.per_channel:
+        return
+    if q.axis is None:
+        what = f"{q.scale.size} scales and no axis attribute"
+        lint.report("axis-missing", what, node=node, tensor=name)
+    if dims is None:
+        return
+    axis = 1 if q.axis is None else q.axis
+    if not -len(dims) <= axis < len(dims) or dims[axis] != q.scale.size:
+        what = f"{q.scale.size} scales along axis {axis} of shape {list(dims)}"
+        lint.report("axis-wrong", what, node=node, tensor=name)
+    elif weight and not q.is_quantize:
+        _check_weight_axis(lint, q, reader, axis % len(dims), len(dims))
+
+
+def _check_block(lint: Reporter, q: Quantizer, dims: tuple[int, ...] | None) -> None:
+    node, name = q.node, q.node.input[1]
+    assert q.scale is not None
+    shape = q.scale.shape
+    if lint.report("block-too-early", f"scales of shape {list(shape)}", node=node, tensor=name):
+        return
+    if dims is None:
+        return
+    blocked = [i for i, (d, s) in enumerate(zip(dims, shape, strict=False)) if d != s]
+    even = all(shape[i] and dims[i] % shape[i] == 0 for i in blocked)
+    if len(shape) != len(dims) or len(blocked) > 1 or not even:
+        what = f"scales of shape {list(shape)} for data of shape {list(dims)}"
+        lint.report("block-shape", what, node=node, tensor=name)
+
+
+def _check_weight_axis(lint: Reporter, q: Quantizer, reader: Reader, axis: int, rank: int) -> None:
+    name = q.node.output[0]
+    for node in reader.readers.get(name, ()):
+        if len(node.input) < 2 or node.input[1] != name:
+            continue
+        what = f"{node.op_type} weight with scales along axis {axis}"
+        if node.op_type == "ConvTranspose":
+            if axis != 0:
+                lint.report("transposed-axis-0", what, node=node, tensor=name)
+            if axis != 1:
+                lint.report("transposed-axis-1", what, node=node, tensor=name)
+            continue
+        right = {"Conv": 0, "MatMul": rank - 1}.get(node.op_type)
+        if node.op_type == "Gemm":
+            right = 0 if attributes(node).get("transB") else 1
+        if right is not None and axis != right:
+            lint.report("weight-axis", what, node=node, tensor=name)
+
+
+def _data_dims(node: onnx.NodeProto, reader: Reader) -> tuple[int, ...] | None:
+    """Shape of the data where it is a constant, directly or behind its Q."""
+    dims = reader.dims(node.input[0])
+    before = reader.producer.get(node.input[0])
+    if dims is None and before is not None and is_quantizer(before):
+        return reader.dims(before.input[0])
+    return dims
