@@ -27,7 +27,7 @@ ONNX_MODULES = (
     "qdqgraph.lowering",
     "qdqgraph.model",
     "qdqgraph.storage",
-    "qdqgraph.tensorrt",
+    "qdqgraph.proof",
     "qdqgraph.verification",
 )
 """Only these import onnx or onnxruntime."""
@@ -174,3 +174,13 @@ def test_every_pass_file_is_listed() -> None:
 
     listed = {item.name.replace("-", "_") for item in (*ALL, *BY_REQUEST)}
     assert listed == {path.stem for path in PASS_FILES}
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """Importing `qdqgraph.NAME` would replace the function `qdqgraph.NAME` for good."""
+    hidden = [
+        name
+        for name in qdqgraph.__all__
+        if name != "errors" and ((PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists())
+    ]
+    assert hidden == []

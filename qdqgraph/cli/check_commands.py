@@ -13,15 +13,15 @@ from rich.table import Table
 from qdqgraph.cli.console import Output
 from qdqgraph.errors import UsageError
 from qdqgraph.pipeline.targets import parse_version
+from qdqgraph.proof.contract import check_contract
+from qdqgraph.proof.contract_rules import BY_ID, ContractTarget
+from qdqgraph.proof.diff import diff_engines
+from qdqgraph.proof.engine import read_engine
+from qdqgraph.proof.findings import Finding
+from qdqgraph.proof.layers import Prediction
+from qdqgraph.proof.predictor import predict
+from qdqgraph.proof.score import Score, score
 from qdqgraph.storage.load import load_model
-from qdqgraph.tensorrt.contract import check_contract
-from qdqgraph.tensorrt.contract_rules import BY_ID, ContractTarget
-from qdqgraph.tensorrt.diff import diff_engines
-from qdqgraph.tensorrt.engine import read_engine
-from qdqgraph.tensorrt.findings import Finding
-from qdqgraph.tensorrt.layers import Prediction
-from qdqgraph.tensorrt.predictor import predict
-from qdqgraph.tensorrt.score import Score, score
 
 SHOWN = 25
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.tensorrt.flow import Flow
+from qdqgraph.proof.flow import Flow
 
 
 def weight_nodes(flow: Flow, value: Value) -> list[Node]:

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import TargetError
-from qdqgraph.tensorrt.layers import PredictedLayer, Prediction
-from qdqgraph.tensorrt.predictor import predict
+from qdqgraph.proof.layers import PredictedLayer, Prediction
+from qdqgraph.proof.predictor import predict
 
 CHANNELS, SIDE = 8, 16
 

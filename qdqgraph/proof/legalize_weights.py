@@ -10,11 +10,11 @@ import onnx
 from onnx import TensorProto
 
 from qdqgraph.graph.view import Array
-from qdqgraph.tensorrt.contract_quantizers import code_element
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.encodings import LIMITS, is_middle
-from qdqgraph.tensorrt.legalize_bias import along
-from qdqgraph.tensorrt.reading import (
+from qdqgraph.proof.contract_quantizers import code_element
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.encodings import LIMITS, is_middle
+from qdqgraph.proof.legalize_bias import along
+from qdqgraph.proof.reading import (
     DEQUANTIZE,
     QUANTIZE,
     Quantizer,

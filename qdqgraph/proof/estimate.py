@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qdqgraph.tensorrt.layers import FLOAT_BYTES, PredictedLayer, Prediction
+from qdqgraph.proof.layers import FLOAT_BYTES, PredictedLayer, Prediction
 
 
 def conclude(

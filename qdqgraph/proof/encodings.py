@@ -13,8 +13,8 @@ import numpy as np
 from onnx import TensorProto
 
 from qdqgraph.graph.view import Array
-from qdqgraph.tensorrt.contract_quantizers import code_element
-from qdqgraph.tensorrt.reading import Quantizer, Reader
+from qdqgraph.proof.contract_quantizers import code_element
+from qdqgraph.proof.reading import Quantizer, Reader
 
 LIMITS: dict[int, tuple[int, int]] = {
     TensorProto.INT8: (-128, 127),

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from qdqgraph.frontends.onnx_file.types import dtype_name
-from qdqgraph.tensorrt.reading import (
+from qdqgraph.proof.reading import (
     QUANTIZE,
     Quantizer,
     Reader,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from qdqgraph.tensorrt.engine import Engine, EngineLayer
-from qdqgraph.tensorrt.layers import PredictedLayer, Prediction
+from qdqgraph.proof.engine import Engine, EngineLayer
+from qdqgraph.proof.layers import PredictedLayer, Prediction
 
 
 @dataclass(frozen=True, slots=True)

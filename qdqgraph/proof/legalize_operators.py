@@ -13,8 +13,8 @@ import onnx
 from onnx import helper
 
 from qdqgraph.graph.view import Attribute
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.reading import (
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.reading import (
     DEQUANTIZE,
     MICROSOFT,
     QUANTIZE,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from qdqgraph.tensorrt.contract_quantizers import code_element
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.encodings import LIMITS, code_range, is_middle
-from qdqgraph.tensorrt.reading import DEQUANTIZE, QUANTIZE, is_quantizer, read_quantizer
+from qdqgraph.proof.contract_quantizers import code_element
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.encodings import LIMITS, code_range, is_middle
+from qdqgraph.proof.reading import DEQUANTIZE, QUANTIZE, is_quantizer, read_quantizer
 
 
 def drop_output_pairs(draft: Draft) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from qdqgraph.graph.view import Node, Value
 from qdqgraph.graph.walk import is_affine, single_reader
-from qdqgraph.tensorrt.flow import Flow
-from qdqgraph.tensorrt.operands import why_float_product
+from qdqgraph.proof.flow import Flow
+from qdqgraph.proof.operands import why_float_product
 
 EPILOGUES = frozenset({"relu", "clip", "leaky_relu"})
 """Activations seen as epilogues of int8 convolutions."""

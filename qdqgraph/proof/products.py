@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from qdqgraph.graph.view import Node, Value
 from qdqgraph.graph.walk import single_reader
-from qdqgraph.tensorrt.flow import Flow, Scale
-from qdqgraph.tensorrt.fusion import Chain
-from qdqgraph.tensorrt.layers import Kind, Precision, PredictedLayer, TensorUse
-from qdqgraph.tensorrt.operands import operands, weight_nodes, why_float_product
+from qdqgraph.proof.flow import Flow, Scale
+from qdqgraph.proof.fusion import Chain
+from qdqgraph.proof.layers import Kind, Precision, PredictedLayer, TensorUse
+from qdqgraph.proof.operands import operands, weight_nodes, why_float_product
 
 
 def elements(value: Value) -> int | None:

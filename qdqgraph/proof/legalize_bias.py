@@ -7,8 +7,8 @@ import onnx
 from onnx import TensorProto
 
 from qdqgraph.graph.view import Array
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.reading import DEQUANTIZE, Quantizer, is_quantizer, read_quantizer
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.reading import DEQUANTIZE, Quantizer, is_quantizer, read_quantizer
 
 
 def float_biases(draft: Draft) -> None:

@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import ModelLoadError
-from qdqgraph.tensorrt.diff import diff_engines
-from qdqgraph.tensorrt.engine import names_in, precision_of, read_engine
-from qdqgraph.tensorrt.predictor import predict
-from qdqgraph.tensorrt.score import score
+from qdqgraph.proof.diff import diff_engines
+from qdqgraph.proof.engine import names_in, precision_of, read_engine
+from qdqgraph.proof.predictor import predict
+from qdqgraph.proof.score import score
 
 CHW32 = "Thirty-two wide channel vectorized row major {} format"
 INT8, FP16, FP32 = CHW32.format("Int8"), CHW32.format("FP16"), "Row major linear FP32"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from qdqgraph.tensorrt.engine import Engine, EngineLayer
+from qdqgraph.proof.engine import Engine, EngineLayer
 
 DifferenceKind: TypeAlias = Literal["fusion", "precision", "reformat"]
 

@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 from qdqgraph.frontends.onnx_file.naming import NameAllocator
 from qdqgraph.frontends.onnx_file.reading import captured_names
 from qdqgraph.graph.view import Array
+from qdqgraph.proof.legalize_report import Change, Kind
+from qdqgraph.proof.reading import DEQUANTIZE, QUANTIZE, Reader
 from qdqgraph.storage.references import DataFolder
-from qdqgraph.tensorrt.legalize_report import Change, Kind
-from qdqgraph.tensorrt.reading import DEQUANTIZE, QUANTIZE, Reader
 
 
 class Draft:

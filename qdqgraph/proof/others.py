@@ -8,10 +8,10 @@ from dataclasses import replace
 from qdqgraph.graph.ops import Trait
 from qdqgraph.graph.view import Node, Value
 from qdqgraph.graph.walk import single_reader
-from qdqgraph.tensorrt.flow import Flow, commutes
-from qdqgraph.tensorrt.fusion import POINTWISE
-from qdqgraph.tensorrt.layers import Kind, PredictedLayer, TensorUse
-from qdqgraph.tensorrt.products import Books, elements
+from qdqgraph.proof.flow import Flow, commutes
+from qdqgraph.proof.fusion import POINTWISE
+from qdqgraph.proof.layers import Kind, PredictedLayer, TensorUse
+from qdqgraph.proof.products import Books, elements
 
 ELIDED = frozenset(
     {"reshape", "flatten", "squeeze", "unsqueeze", "identity", "dropout", "concat"}

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import UsageError
-from qdqgraph.tensorrt.contract import check_contract, max_opset
-from qdqgraph.tensorrt.contract_rules import BY_ID, RULES
+from qdqgraph.proof.contract import check_contract, max_opset
+from qdqgraph.proof.contract_rules import BY_ID, RULES
 
 Graph = onnx.GraphProto
 

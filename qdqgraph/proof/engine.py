@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from qdqgraph.errors import ModelLoadError
-from qdqgraph.tensorrt.layers import Standalone
+from qdqgraph.proof.layers import Standalone
 
 EnginePrecision: TypeAlias = Literal["int8", "float", "other"]
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from qdqgraph.errors import TargetError
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.tensorrt.estimate import conclude
-from qdqgraph.tensorrt.flow import Flow, Scale
-from qdqgraph.tensorrt.fusion import Fusion
-from qdqgraph.tensorrt.layers import PredictedLayer, Prediction, TensorUse
-from qdqgraph.tensorrt.others import other_layers
-from qdqgraph.tensorrt.products import Books, elements, product_layer
-from qdqgraph.tensorrt.skeleton import view_without_weights
+from qdqgraph.proof.estimate import conclude
+from qdqgraph.proof.flow import Flow, Scale
+from qdqgraph.proof.fusion import Fusion
+from qdqgraph.proof.layers import PredictedLayer, Prediction, TensorUse
+from qdqgraph.proof.others import other_layers
+from qdqgraph.proof.products import Books, elements, product_layer
+from qdqgraph.proof.skeleton import view_without_weights
 
 if TYPE_CHECKING:
     import onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from qdqgraph.tensorrt.findings import Severity
+from qdqgraph.proof.findings import Severity
 
 ContractTarget: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 Grade: TypeAlias = Literal["A", "B", "C", "D"]

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.reading import DEFAULT_DOMAINS, node_label
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.reading import DEFAULT_DOMAINS, node_label
 
 FLOAT_NAME = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 

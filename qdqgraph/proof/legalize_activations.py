@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from qdqgraph.tensorrt.contract_quantizers import code_element
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.encodings import code_range, is_middle
-from qdqgraph.tensorrt.reading import (
+from qdqgraph.proof.contract_quantizers import code_element
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.encodings import code_range, is_middle
+from qdqgraph.proof.reading import (
     DEQUANTIZE,
     QUANTIZE,
     Quantizer,

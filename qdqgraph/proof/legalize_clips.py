@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from qdqgraph.tensorrt.contract_quantizers import code_element
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.encodings import code_range, is_middle
-from qdqgraph.tensorrt.legalize_operators import MOVERS
-from qdqgraph.tensorrt.reading import (
+from qdqgraph.proof.contract_quantizers import code_element
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.encodings import code_range, is_middle
+from qdqgraph.proof.legalize_operators import MOVERS
+from qdqgraph.proof.reading import (
     DEQUANTIZE,
     is_quantizer,
     node_label,

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from qdqgraph.tensorrt.findings import Finding
+from qdqgraph.proof.findings import Finding
 
 Kind: TypeAlias = Literal[
     "operator", "float", "bias", "clip", "output", "activation", "weight", "form"

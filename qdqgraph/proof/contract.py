@@ -15,17 +15,16 @@ import onnx
 
 from qdqgraph.errors import UsageError
 from qdqgraph.frontends.onnx_file.reading import bodies
-from qdqgraph.storage.references import DataFolder
-from qdqgraph.tensorrt.contract_quantizers import check_quantizer
-from qdqgraph.tensorrt.contract_rules import (
+from qdqgraph.proof.contract_quantizers import check_quantizer
+from qdqgraph.proof.contract_rules import (
     BY_ID,
     MAX_OPSET,
     RTX_MAX_OPSET,
     UNSUPPORTED,
     ContractTarget,
 )
-from qdqgraph.tensorrt.findings import Finding, gravest_first
-from qdqgraph.tensorrt.reading import (
+from qdqgraph.proof.findings import Finding, gravest_first
+from qdqgraph.proof.reading import (
     DEFAULT_DOMAINS,
     MICROSOFT,
     Reader,
@@ -34,6 +33,7 @@ from qdqgraph.tensorrt.reading import (
     opset_of,
     read_quantizer,
 )
+from qdqgraph.storage.references import DataFolder
 
 
 class Lint:

@@ -11,19 +11,19 @@ from __future__ import annotations
 import onnx
 
 from qdqgraph.lowering.opset.raising import raise_opset
+from qdqgraph.proof.contract import check_contract
+from qdqgraph.proof.contract_rules import ContractTarget
+from qdqgraph.proof.draft import Draft
+from qdqgraph.proof.legalize_activations import symmetric_activations
+from qdqgraph.proof.legalize_bias import float_biases
+from qdqgraph.proof.legalize_clips import restore_clips
+from qdqgraph.proof.legalize_integers import float_integer_products
+from qdqgraph.proof.legalize_operators import name_default_domain, unfold_operators
+from qdqgraph.proof.legalize_outputs import drop_output_pairs
+from qdqgraph.proof.legalize_report import LegalizeReport
+from qdqgraph.proof.legalize_weights import symmetric_weights
+from qdqgraph.proof.reading import opset_of
 from qdqgraph.storage.references import DataFolder
-from qdqgraph.tensorrt.contract import check_contract
-from qdqgraph.tensorrt.contract_rules import ContractTarget
-from qdqgraph.tensorrt.draft import Draft
-from qdqgraph.tensorrt.legalize_activations import symmetric_activations
-from qdqgraph.tensorrt.legalize_bias import float_biases
-from qdqgraph.tensorrt.legalize_clips import restore_clips
-from qdqgraph.tensorrt.legalize_integers import float_integer_products
-from qdqgraph.tensorrt.legalize_operators import name_default_domain, unfold_operators
-from qdqgraph.tensorrt.legalize_outputs import drop_output_pairs
-from qdqgraph.tensorrt.legalize_report import LegalizeReport
-from qdqgraph.tensorrt.legalize_weights import symmetric_weights
-from qdqgraph.tensorrt.reading import opset_of
 
 OPSET = 13
 """Q/DQ have an axis from this opset on, and no TensorRT with Q/DQ reads less."""
