@@ -6,6 +6,8 @@ their size. Where inference fails or an operator is unknown, the type is unknown
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -17,6 +19,7 @@ from qdqgraph.graph.view import Dim
 Type: TypeAlias = "tuple[tuple[Dim, ...] | None, str | None]"
 UNKNOWN: Type = (None, None)
 KEPT_ELEMENTS = 64
+PLACEHOLDER = "unk__"
 
 _DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -75,14 +78,12 @@ def infer_types(model: onnx.ModelProto) -> dict[str, Type]:
     found |= {t.name: (tuple(t.dims), dtype_name(t.data_type)) for t in graph.initializer}
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except (
-        Exception
-    ):  # a malformed or over-large model: types stay unknown, the checker speaks later
+    except Exception:  # malformed or too large: types stay unknown, the checker speaks later
         return found
     for infos in (inferred.graph.value_info, inferred.graph.output):
         for info in infos:
             found[info.name] = value_type(info)
-    return found
+    return _solved(graph, found)
 
 
 def _declare(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> None:
@@ -96,3 +97,35 @@ def _declare(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> Non
             graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
+
+
+def _solved(graph: onnx.GraphProto, found: dict[str, Type]) -> dict[str, Type]:
+    """`found` with the placeholders solved that a Reshape determines.
+
+    Inference calls a dimension `unk__7` where the target shape is computed in the graph. A Reshape
+    keeps the number of elements, so a single placeholder left over on its output is a quotient:
+    [unk__1, 49, 576] to [unk__1, 49, 3, 6, unk__7] makes unk__7 32.
+    """
+    known: dict[Dim, int] = {}
+    for node in graph.node:
+        if node.op_type != "Reshape" or not node.output:
+            continue
+        before, after = (found.get(name, UNKNOWN)[0] for name in (node.input[0], node.output[0]))
+        if before is None or after is None or 0 in before:
+            continue
+        left = Counter(known.get(dim, dim) for dim in before)
+        right = Counter(known.get(dim, dim) for dim in after)
+        left, right = left - right, right - left
+        symbols = [dim for dim in right.elements() if not isinstance(dim, int)]
+        if len(symbols) != 1 or not all(isinstance(dim, int) for dim in left):
+            continue
+        whole = math.prod(dim for dim in left.elements() if isinstance(dim, int))
+        part = math.prod(dim for dim in right.elements() if isinstance(dim, int))
+        if str(symbols[0]).startswith(PLACEHOLDER) and part > 0 and whole % part == 0:
+            known[symbols[0]] = whole // part
+    if not known:
+        return found
+    return {
+        name: (None if dims is None else tuple(known.get(dim, dim) for dim in dims), dtype)
+        for name, (dims, dtype) in found.items()
+    }
