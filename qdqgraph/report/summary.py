@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -55,8 +56,9 @@ def reasons(plan: Plan) -> Counter[str]:
 
 def _general(reason: str, names: set[str]) -> str:
     """A reason without the names in it, so that like reasons count as one."""
+    plain = re.sub(r"\[[^\]]*\]", "[...]", reason)
     return " ".join(
-        "..." if word.strip(",;:") in names or "/" in word else word for word in reason.split()
+        "..." if word.strip(",;:") in names or "/" in word else word for word in plain.split()
     )
 
 
