@@ -15,6 +15,10 @@ from qdqgraph import errors as errors
 from qdqgraph._version import __version__
 
 if TYPE_CHECKING:
+    from qdqgraph.exporting.block import quantized_export as quantized_export
+    from qdqgraph.exporting.exporter import export as export
+    from qdqgraph.exporting.lower import lower as lower
+    from qdqgraph.frontends.torch_fx.capture import capture as capture
     from qdqgraph.job import ModelPlan as ModelPlan
     from qdqgraph.job import apply as apply
     from qdqgraph.job import calibrate as calibrate
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from qdqgraph.pipeline.presets import onnxruntime as onnxruntime
     from qdqgraph.pipeline.presets import tensorrt as tensorrt
     from qdqgraph.pipeline.presets import tensorrt_rtx as tensorrt_rtx
+    from qdqgraph.training.prepare import prepare_qat as prepare_qat
 
     open = _open_model
 
@@ -43,10 +48,15 @@ _PUBLIC = {
     "Skip": ("qdqgraph.pipeline.passes", "Skip"),
     "apply": ("qdqgraph.job", "apply"),
     "calibrate": ("qdqgraph.job", "calibrate"),
+    "capture": ("qdqgraph.frontends.torch_fx.capture", "capture"),
+    "export": ("qdqgraph.exporting.exporter", "export"),
+    "lower": ("qdqgraph.exporting.lower", "lower"),
     "onnxruntime": ("qdqgraph.pipeline.presets", "onnxruntime"),
     "open": ("qdqgraph.model", "open_model"),
     "plan": ("qdqgraph.job", "plan"),
+    "prepare_qat": ("qdqgraph.training.prepare", "prepare_qat"),
     "quantize": ("qdqgraph.job", "quantize"),
+    "quantized_export": ("qdqgraph.exporting.block", "quantized_export"),
     "rule": ("qdqgraph.pipeline.passes", "rule"),
     "sweep": ("qdqgraph.pipeline.passes", "sweep"),
     "tensorrt": ("qdqgraph.pipeline.presets", "tensorrt"),
@@ -59,5 +69,13 @@ __all__ = ["__version__", "errors", *_PUBLIC]  # pyright: ignore[reportUnsupport
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         module, attribute = _PUBLIC[name]
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as cause:
+            if (cause.name or "").partition(".")[0] not in ("torch", "onnxscript"):
+                raise
+            raise errors.UsageError(
+                f"qdqgraph.{name} needs {cause.name}, which is not installed",
+                fix="pip install 'qdqgraph[torch]'",
+            ) from cause
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,14 +16,13 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
+from qdqgraph.calibration.choice import DEFAULT_METHOD, choose_scales, needs_of
 from qdqgraph.calibration.collect import collect
 from qdqgraph.calibration.data.feeds import Feed, InputSpec
 from qdqgraph.calibration.data.sources import open_source, random_source
 from qdqgraph.calibration.equalization import SAMPLES, equalize, rescale
 from qdqgraph.calibration.methods import Method, parse_method
-from qdqgraph.calibration.ranges import Ranges, choose_activations, choose_weights, note_ranges
 from qdqgraph.calibration.statistics import TensorStatistics
-from qdqgraph.calibration.taps import tap_sources
 from qdqgraph.errors import NothingToQuantizeError, UsageError
 from qdqgraph.frontends.onnx_file.extraction import behind_custom_operators
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
@@ -40,9 +39,6 @@ from qdqgraph.planning.serial import plan_to_json, replay
 from qdqgraph.planning.why import why
 from qdqgraph.storage.save import check_output
 
-DEFAULT_METHOD = "mse"
-HISTOGRAM_CAP = 16_384
-ENTROPY_CAP = 65_536
 PLACEMENT = ("select", "place", "share", "prune", "configure")
 
 Source: TypeAlias = object
@@ -192,15 +188,13 @@ def calibrate(
         first = list(islice(feeds, SAMPLES))
         equalize(made, made.model.graph, first)
         feeds = chain(first, feeds)
-    sources = tap_sources(made)
-    taps = list(dict.fromkeys(value for values in sources.values() for value in values))
-    methods = {default, *(parse_method(q.spec.method) for q in made.used() if q.spec.method)}
+    needs = needs_of(made, default)
     made.statistics = collect(
         made.model.graph,
-        taps,
+        needs.taps,
         progress(feeds) if progress else feeds,
-        cap=ENTROPY_CAP if any(m.name == "entropy" for m in methods) else HISTOGRAM_CAP,
-        histogram=any(m.needs_histogram for m in methods),
+        cap=needs.cap,
+        histogram=needs.histogram,
     )
     choose(made, default, weight_method)
     return made
@@ -208,15 +202,7 @@ def calibrate(
 
 def choose(made: ModelPlan, method: Method, weight_method: Literal["max", "mse"] = "max") -> None:
     """Turn statistics that are there already into scales, by any method; needs no data."""
-    for quantizer in made.used():
-        if quantizer.spec.origin == "calibrated":
-            quantizer.encoding = None
-            quantizer.remarks.clear()
-    ranges = Ranges(made.statistics, tap_sources(made))
-    note_ranges(made, ranges)
-    made.pipeline.run(made.context, ("regroup",))
-    choose_weights(made, weight_method)
-    choose_activations(made, ranges, made.dialect, method)
+    choose_scales(made, made.context, made.pipeline, made.statistics, method, weight_method)
 
 
 def model_inputs(model: Model) -> Sequence[InputSpec]:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qdqgraph.calibration.blame import spoilt_constant
+from qdqgraph.calibration.blame import raise_for_nonfinite
 from qdqgraph.calibration.data.feeds import Feed
 from qdqgraph.calibration.session import Session, first_line
 from qdqgraph.calibration.statistics import TensorStatistics
@@ -116,17 +116,7 @@ def _update(
 
 def _check_finite(taps: Sequence[Tap], statistics: dict[str, TensorStatistics], feed: Feed) -> None:
     bad = [tap.value for tap in taps if statistics[tap.value.name].nonfinite_sample is not None]
-    if bad:
-        first = min(bad, key=lambda value: value.producer.order if value.producer else -1)
-        spoilt = spoilt_constant(first)
-        if spoilt is not None:
-            raise spoilt
-        node = first.producer.name if first.producer else "the input"
-        raise CalibrationError(
-            f"the float model computes NaN or Inf in {first.name!r}, written by {node}",
-            where=f"sample {feed.index} ({feed.origin})",
-            fix="leave the sample out, or exclude what reads that tensor",
-        )
+    raise_for_nonfinite(bad, f"sample {feed.index} ({feed.origin})")
 
 
 def _reduce(model: onnx.ModelProto, value: Value, number: int) -> Tap:

@@ -8,7 +8,7 @@ processes, or of several tensors that share one scale, merge exactly and in any 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -103,11 +103,26 @@ class TensorStatistics:
             return
         flat = np.ravel(array)
         low, high = _range(flat)
+        self.update_parts(low, high, subsample(flat, sample_index, cap), sample_index, array.size)
+
+    def update_parts(
+        self,
+        minimum: float,
+        maximum: float,
+        parts: Iterable[npt.NDArray[np.floating[Any]]],
+        sample_index: int,
+        size: int,
+    ) -> None:
+        """Take in the exact range of one sample's `size` elements, and a histogram of `parts`.
+
+        For callers that reduce and subsample elsewhere, such as on the device the tensor is on.
+        The parts are 1-D and within the range; what is not finite sets `nonfinite_sample`.
+        """
         if self.histogram is None:
             self.histogram = Histogram()
-        if self.update_range(low, high, sample_index, size=array.size):
-            for part in subsample(flat, sample_index, cap):
-                self.histogram.add(part, is_non_negative=low >= 0)
+        if self.update_range(minimum, maximum, sample_index, size=size):
+            for part in parts:
+                self.histogram.add(part, is_non_negative=minimum >= 0)
 
     def update_range(
         self, minimum: float, maximum: float, sample_index: int, *, size: int = 0

@@ -38,21 +38,34 @@ def stride_and_phase(size: int, cap: int, sample_index: int) -> tuple[int, int]:
     return stride, sample_index * step % stride
 
 
+def slices(size: int, cap: int | None, sample_index: int) -> Iterator[slice]:
+    """Yield slices that together take `cap` distinct ones of `size` elements.
+
+    The walk wraps around the end; each turn is one slice. With `cap` None, or no less than the
+    size, the one slice takes all.
+
+    >>> list(slices(10, 4, 1))
+    [slice(1, 10, 3), slice(0, 1, 3)]
+    """
+    if cap is None or size <= cap:
+        yield slice(0, size, 1)
+        return
+    stride, start = stride_and_phase(size, cap, sample_index)
+    left = cap
+    while left:
+        stop = min(size, start + left * stride)
+        taken = -(-(stop - start) // stride)
+        yield slice(start, stop, stride)
+        left -= taken
+        start += stride * taken - size
+
+
 def subsample(
     flat: npt.NDArray[_Scalar], sample_index: int, cap: int | None
 ) -> Iterator[npt.NDArray[_Scalar]]:
-    """Yield views of the 1-D `flat` that together hold `cap` distinct elements of it.
+    """Yield views of the 1-D `flat` that together hold `cap` distinct elements; nothing is copied.
 
-    The walk wraps around the end; each turn is one strided view. Nothing is copied. With `cap`
-    None, or no less than the size, the whole array is the one view.
+    See `slices`.
     """
-    if cap is None or flat.size <= cap:
-        yield flat
-        return
-    stride, start = stride_and_phase(flat.size, cap, sample_index)
-    left = cap
-    while left:
-        turn = flat[start::stride][:left]
-        yield turn
-        left -= turn.size
-        start += stride * turn.size - flat.size
+    for part in slices(flat.size, cap, sample_index):
+        yield flat[part]

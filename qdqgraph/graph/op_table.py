@@ -12,6 +12,7 @@ from qdqgraph.graph.ops import Op, Reading, Trait
 
 _W, _M, _R, _A = Trait.WEIGHTED, Trait.MOVES, Trait.MOVES | Trait.REORDERS, Trait.ACTIVATION
 _LONG, _POS = Trait.ACTIVATION | Trait.LONG_EPILOGUE, Trait.NON_NEGATIVE
+_RECURS = Trait.RECURS
 
 
 def _pads_with_own_values_or_zero(node: Reading) -> bool:
@@ -35,6 +36,7 @@ def _resizes_by_nearest(node: Reading) -> bool:
 
 
 _XWB = ("x", "weight", "bias")
+_XWRB = ("x", "weight", "recurrence", "bias")
 _XY = ("x", "y")
 
 TABLE: tuple[Op, ...] = (
@@ -297,18 +299,58 @@ TABLE: tuple[Op, ...] = (
         ("layer_norm.default: x axis gamma beta epsilon",),
         ("x", "gamma", "beta"),
     ),
-    Op("softmax", ("Softmax",), ("softmax.int: x axis",), traits=_POS),
+    Op(
+        "softmax",
+        ("Softmax",),
+        ("softmax.int: x axis", "_softmax.default: x axis", "_safe_softmax.default: x axis"),
+        traits=_POS,
+    ),
     Op(
         "attention",
         ("Attention",),
         ("scaled_dot_product_attention.default: q k v mask",),
         ("q", "k", "v", "mask"),
     ),
-    Op("lstm", ("LSTM",), ("lstm.input: x",), ("x", "weight", "recurrence", "bias")),
-    Op("gru", ("GRU",), ("gru.input: x",), ("x", "weight", "recurrence", "bias")),
+    Op("lstm", ("LSTM",), ("lstm.input: x", "lstm.data: x"), _XWRB, _RECURS),
+    Op("gru", ("GRU",), ("gru.input: x", "gru.data: x"), _XWRB, _RECURS),
+    Op(
+        "rnn",
+        ("RNN",),
+        ("rnn_tanh.input: x", "rnn_relu.input: x", "rnn_tanh.data: x", "rnn_relu.data: x"),
+        _XWRB,
+        _RECURS,
+    ),
     Op("cast", ("Cast",), ("to.dtype: x dtype",)),
+    Op(
+        "where",
+        ("Where",),
+        (
+            "where.self: condition x y",
+            "where.ScalarSelf: condition x y",
+            "where.ScalarOther: condition x y",
+            "where.Scalar: condition x y",
+            "masked_fill.Scalar: y condition x",
+            "masked_fill.Tensor: y condition x",
+        ),
+        ("condition", "x", "y"),
+    ),
+    Op("is_nan", ("IsNaN",), ("isnan.default: x",)),
     Op("constant", ("Constant",), (), ()),
-    Op("shape", ("Shape",), ("sym_size.int: x axis",)),
+    Op("shape", ("Shape",), ("sym_size.int: x axis",), traits=Trait.ASKS_SHAPE),
+    Op(
+        "fill",
+        ("ConstantOfShape",),
+        (
+            "new_zeros.default: x shape",
+            "new_ones.default: x shape",
+            "new_full.default: x shape value",
+            "new_empty.default: x shape",
+            "zeros_like.default: x",
+            "ones_like.default: x",
+            "full_like.default: x value",
+        ),
+        traits=Trait.ASKS_SHAPE,
+    ),
     Op("quantize", ("QuantizeLinear",), (), ("x", "scale", "zero_point")),
     Op("dequantize", ("DequantizeLinear",), (), ("x", "scale", "zero_point")),
 )

@@ -46,6 +46,10 @@ class Trait(enum.Flag):
     """Does nothing at inference: Identity, Dropout."""
     NON_NEGATIVE = enum.auto()
     """Output is never below zero."""
+    RECURS = enum.auto()
+    """Walks along a sequence with a state: LSTM, GRU. One operator may hold several layers."""
+    ASKS_SHAPE = enum.auto()
+    """Reads shape and dtype of a tensor, not its contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,16 @@ class Op:
     def forwards(self) -> bool:
         """True for operators that do nothing at inference."""
         return Trait.FORWARDS in self.traits
+
+    @property
+    def recurs(self) -> bool:
+        """True for operators that walk along a sequence with a state."""
+        return Trait.RECURS in self.traits
+
+    @property
+    def asks_shape(self) -> bool:
+        """True for operators that read the shape of a tensor and not its contents."""
+        return Trait.ASKS_SHAPE in self.traits
 
     def __str__(self) -> str:
         return self.name

@@ -111,7 +111,7 @@ class Value:
     @property
     def data_uses(self) -> list[Edge]:
         """The reads of the contents: all but those that ask for the shape only."""
-        return [edge for edge in self.uses if edge.node.op.name != "shape"]
+        return [edge for edge in self.uses if not edge.node.op.asks_shape]
 
     @property
     def only_use(self) -> Edge | None:
@@ -338,6 +338,13 @@ class Graph(ABC):
     def erase(self, node: Node) -> None:
         """Remove a node none of whose outputs is read."""
 
+    def spell_out(self, node: Node) -> bool:
+        """Write a fused operator as the single operations it stands for; False if nobody knows how.
+
+        The new nodes take its place in the order of nodes, the last one that of its output.
+        """
+        return False
+
     @abstractmethod
     def insert_quantizer(
         self, source: Value, edges: Sequence[Edge], encoding: Encoding, origin: str
@@ -347,8 +354,9 @@ class Graph(ABC):
     # ------------------------------------------------------------------ shared by the frontends
     def _connect(self, node: Node, inputs: Sequence[Value | None]) -> None:
         node.inputs = list(inputs)
-        node.edges = [Edge(node, i) for i in range(len(node.inputs))]
-        for edge, value in zip(node.edges, node.inputs, strict=True):
+        for index, value in enumerate(inputs):
+            edge = Edge(node, index)
+            node.edges.append(edge)
             if value is not None:
                 value.uses.append(edge)
 

@@ -112,6 +112,17 @@ def product_behind(value: Value) -> Product | None:
     return None
 
 
+def guarded_softmax(node: Node) -> Value | None:
+    """What a softmax wrote, if `node` is Where(IsNaN(it), constant, it): no NaN for masked rows."""
+    if node.op.name != "where" or len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    condition, kept = node.inputs[0], node.inputs[2]
+    asked = condition.producer if condition is not None else None
+    if asked is None or asked.op.name != "is_nan" or asked.inputs[0] is not kept:
+        return None
+    return kept if kept.producer is not None and kept.producer.op.name == "softmax" else None
+
+
 def is_dequantized(value: Value | None) -> bool:
     """True for what a DequantizeLinear of the file writes."""
     producer = value.producer if value is not None else None

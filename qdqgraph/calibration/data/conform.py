@@ -12,7 +12,7 @@ and normalised gets into a calibration, where it yields scales that are wrong by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,18 +30,23 @@ def conform(array: Array, spec: InputSpec, where: str, notices: list[str]) -> Ar
     The same array comes back where nothing had to be done. Raises CalibrationError for what the
     table above refuses, for an integer out of range, and for a shape that does not fit.
     """
-    _check_dtype(array, spec, where)
-    if not fits(array.shape, spec.shape):
-        raise _shape_error(array.shape, spec, where)
+    check_declared(array.dtype, array.shape, spec, where)
     have, want = array.dtype, spec.dtype
     if have == want:
         return np.asarray(array, order="C")
-    if not _same_but_byte_order(array, spec):
+    if not _same_but_byte_order(have, spec):
         note(notices, f"input '{spec.name}': {have} data is cast to {want}")
     if want.kind in "iub" and array.size:
         _check_range(array, spec, where)
     with np.errstate(over="ignore", invalid="ignore"):  # find_nonfinite reports an overflow
         return np.asarray(array, dtype=want, order="C")
+
+
+def check_declared(have: np.dtype[Any], shape: Sequence[int], spec: InputSpec, where: str) -> None:
+    """Raise CalibrationError for a dtype that the table refuses, and for a shape that differs."""
+    _check_dtype(have, spec, where)
+    if not fits(shape, spec.shape):
+        raise _shape_error(tuple(shape), spec, where)
 
 
 def fits(shape: Sequence[int], declared: Shape) -> bool:
@@ -76,18 +81,18 @@ def find_nonfinite(given: Mapping[str, Array], fed: Mapping[str, Array]) -> str 
     return None
 
 
-def _same_but_byte_order(array: Array, spec: InputSpec) -> bool:
-    have, want = array.dtype, spec.dtype
+def _same_but_byte_order(have: np.dtype[Any], spec: InputSpec) -> bool:
+    want = spec.dtype
     if have.kind in "OSU":
         return want.kind in "OSU"
     return have.kind == want.kind != "V" and have.itemsize == want.itemsize
 
 
-def _check_dtype(array: Array, spec: InputSpec, where: str) -> None:
-    have, want = array.dtype, spec.dtype
+def _check_dtype(have: np.dtype[Any], spec: InputSpec, where: str) -> None:
+    want = spec.dtype
     if (
         have == want
-        or _same_but_byte_order(array, spec)
+        or _same_but_byte_order(have, spec)
         or ((is_float(have) or have.kind == "b") and is_float(want))
         or (have.kind in "iub" and want.kind in "iub")
     ):

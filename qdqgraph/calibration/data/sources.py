@@ -180,6 +180,8 @@ def _bound(
     for origin, item in items:
         where = f"sample {index} ({origin})"
         if isinstance(item, _Raised):
+            if isinstance(item.error, CalibrationError):
+                raise item.error  # the source is one of ours and says all there is to say
             what = f"the source raises {type(item.error).__name__}: {item.error}"
             fix = "mend the source; the traceback above this one is its own"
             raise CalibrationError(what, where=where, fix=fix) from item.error

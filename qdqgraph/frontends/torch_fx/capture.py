@@ -3,62 +3,97 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 
 from qdqgraph.errors import CaptureError
+from qdqgraph.frontends.torch_fx.example import with_free_batch
 from qdqgraph.frontends.torch_fx.functionalize import functionalize
+from qdqgraph.frontends.torch_fx.modes import set_training
+from qdqgraph.frontends.torch_fx.wrappers import unwrapped
 
 _TORCH = Path(torch.__file__).parent
 _HERE = Path(__file__).parent
 
 
 def capture(
-    module: torch.nn.Module,
-    args: Sequence[Any],
+    module: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: object = None,
+    *,
+    dynamic_batch: bool = False,
 ) -> fx.GraphModule:
     """Capture `module` as called with `args` and `kwargs`, without in-place operators.
 
-    The result computes what the module computes in eval mode and shares its parameters; the
-    module itself is left as it was, the training flags of its parts included. A tensor passed in
-    is never overwritten, even where the module would. `dynamic_shapes` are those of
-    `torch.export.export`. Raises `CaptureError` naming the line of the model at fault.
+    Takes a module (also symbolically traced, or inside DDP, DataParallel and torch.compile
+    wrappers), an `ExportedProgram`, or what `capture` returned. The result computes what the
+    module computes in eval mode and shares its parameters; the module itself is left as it was,
+    the training flags of its parts included. A tensor passed in is never overwritten, even where
+    the module would. `dynamic_shapes` are those of `torch.export.export`; `dynamic_batch` leaves
+    the first dimension of every tensor free where the module allows it. Raises `CaptureError`
+    naming the line of the model at fault, or the wrapper that cannot be looked into.
 
     >>> graph_module = capture(torch.nn.Conv2d(3, 8, 3), (torch.zeros(1, 3, 8, 8),))
     >>> graph_module(torch.zeros(1, 3, 8, 8)).shape
     torch.Size([1, 8, 6, 6])
     """
-    if not isinstance(module, torch.nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CaptureError(
-            f"cannot capture a {type(module).__name__}", fix="pass a torch.nn.Module instance"
-        )
+    if isinstance(module, ExportedProgram):
+        return _settled(module)
+    module = unwrapped(module)
+    if is_capture(module):
+        return module
     if isinstance(args, torch.Tensor):
         args = (args,)
+    named = dict(kwargs or {})
+    if dynamic_batch and dynamic_shapes is None:
+        freed = with_free_batch(module, tuple(args), named)
+        if freed is not None:
+            try:
+                return _settled(_export(module, *freed))
+            except CaptureError:
+                pass  # a batch of fixed size is better than none: the plain call says what is wrong
+    return _settled(_export(module, tuple(args), named, dynamic_shapes))
+
+
+def is_capture(module: torch.nn.Module) -> TypeGuard[fx.GraphModule]:
+    """True for what `capture` returns: flat calls of operators, and no module of its own."""
+    return (
+        isinstance(module, fx.GraphModule)
+        and hasattr(module, "_in_spec")
+        and not any(node.op in ("call_module", "call_method") for node in module.graph.nodes)
+    )
+
+
+def _settled(exported: ExportedProgram) -> fx.GraphModule:
+    captured = cast("fx.GraphModule", exported.module(check_guards=False))
+    functionalize(captured)
+    set_training(captured, False, frozen_batch_norm=False)
+    return captured
+
+
+def _export(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: object
+) -> ExportedProgram:
     with evaluating(module):
         try:
-            exported = torch.export.export(
-                module,
-                tuple(args),
-                dict(kwargs or {}),
-                dynamic_shapes=cast("dict[str, Any] | None", dynamic_shapes),
+            return torch.export.export(
+                module, args, kwargs, dynamic_shapes=cast("dict[str, Any] | None", shapes)
             )
         except Exception as cause:
             raise CaptureError(
                 f"torch.export cannot capture {type(module).__name__}: {_first_line(cause)}",
                 where=_model_line(cause),
-                fix="make that line free of Python control flow on tensor values, or export the "
-                "model to ONNX another way and open the file",
+                fix="make that line free of Python control flow on tensor values, capture the part "
+                "of the model without it, or export to ONNX another way and open the file",
             ) from cause
-    captured = exported.module(check_guards=False)
-    functionalize(captured)
-    return captured
 
 
 @contextmanager
@@ -71,6 +106,14 @@ def evaluating(module: torch.nn.Module) -> Generator[None, None, None]:
     finally:
         for part, flag in training.items():
             part.training = flag
+
+
+@contextmanager
+def quietly() -> Generator[None, None, None]:
+    """Recurrent layers set their list of weights anew at each call: torch.export warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The tensor attributes? self\..*_flat_weights")
+        yield
 
 
 def _first_line(cause: BaseException) -> str:

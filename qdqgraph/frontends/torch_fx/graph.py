@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from torch import fx
 from typing_extensions import override
 
-from qdqgraph.errors import InvalidGraphError, UsageError
+from qdqgraph.errors import InvalidGraphError
+from qdqgraph.frontends.torch_fx.attention import spell_out_attention
 from qdqgraph.frontends.torch_fx.calls import put_argument, takes_tensor
+from qdqgraph.frontends.torch_fx.quantizers import add_quantizer
 from qdqgraph.frontends.torch_fx.tensors import overwrite, register, remove, to_tensor
 from qdqgraph.frontends.torch_fx.view import FxView
 from qdqgraph.graph.view import CAPTURED, Array, Edge, Node, Value
 from qdqgraph.planning.spec import Encoding
+from qdqgraph.quantizer import Quantizer
 
 
 class FxGraph(FxView):
@@ -113,14 +116,66 @@ class FxGraph(FxView):
         self._record(f"{node.name} erased")
 
     @override
+    def spell_out(self, node: Node) -> bool:
+        """As in `Graph`, for scaled_dot_product_attention."""
+        if node.op.name != "attention":
+            return False
+        made = spell_out_attention(self.module, fx_node(node))
+        if not made:
+            return False
+        at = self._nodes.index(node)
+        behind, self._nodes = self._nodes[at:], self._nodes[:at]
+        for origin in made:
+            if origin.op == "get_attr":
+                self._add_stored(origin, {})
+            else:
+                self._add_node(origin)
+        self._nodes += behind
+        for order, other in enumerate(self._nodes):
+            other.order = order
+        self._record(f"{node.name} spelled out")
+        self.replace(node.output, self._of[made[-1]])
+        self.erase(node)
+        return True
+
+    @override
     def insert_quantizer(
         self, source: Value, edges: Sequence[Edge], encoding: Encoding, origin: str
     ) -> None:
-        raise UsageError(
-            "quantizers cannot be inserted into a torch graph yet",
-            where=source.name,
-            fix="export the module with torch.onnx.export and apply a plan to the ONNX file",
-        )
+        """One `Quantizer` module of fixed scale, under `quantizers` of the module."""
+        channels = None if encoding.spec.axis is None else int(encoding.scale.size)
+        made = Quantizer(encoding.spec, channels=channels, origin=origin).set_encoding(encoding)
+        self.insert_module(source, edges, add_quantizer(self.module, source.name, made))
+
+    def insert_module(self, source: Value, edges: Sequence[Edge], path: str) -> Value:
+        """Let `edges` read what the submodule `path` makes of `source`; it may stand elsewhere too.
+
+        Raises `InvalidGraphError` for an edge that takes no tensor.
+        """
+        reads = self._read(source)
+        graph = self.module.graph
+        with graph.inserting_before(self._first_place_behind(reads, edges)):
+            made = graph.call_module(path, (reads,))
+        made.meta = {key: reads.meta[key] for key in ("val", "tensor_meta") if key in reads.meta}
+        value = self._enter(made, made.name)
+        for edge in edges:
+            slot, origin = self._slots.get(edge), fx_node(edge.node)
+            if slot is None or not takes_tensor(origin, slot):
+                raise InvalidGraphError(f"{origin.target} takes no tensor here", where=str(edge))
+            put_argument(origin, slot, made)
+            self._repoint(edge, value)
+        self._record(f"{path} behind {source.name}")
+        return value
+
+    def _first_place_behind(self, reads: fx.Node, edges: Sequence[Edge]) -> fx.Node:
+        """Where calls may begin: beside the first reader of a constant, else next to `reads`."""
+        if reads.op == "get_attr":
+            readers = {fx_node(edge.node) for edge in edges}
+            return next(node for node in self.module.graph.nodes if node in readers)
+        following = reads.next
+        while following.op in ("placeholder", "get_attr"):
+            following = following.next
+        return following
 
     def _read(self, value: Value) -> fx.Node:
         """An fx node that gives `value`; a constant or piece nobody read so far gets one now."""

@@ -169,6 +169,10 @@ class FxView(Graph, ABC):
     def nodes(self) -> list[Node]:
         return [node for node in self._nodes if node.alive]
 
+    def origins(self, value: Value) -> list[fx.Node]:
+        """The fx nodes that give this value; none for a literal, or a piece that nobody reads."""
+        return list(self._fx.get(value, ()))
+
     @override
     def read_constant(self, value: Value) -> Array:
         if value in self._literals:

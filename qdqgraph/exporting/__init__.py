@@ -1,0 +1,1 @@
+"""From an export script to a quantized file: `qg.export`, or a block around the script."""

@@ -1,0 +1,168 @@
+"""`qg.lower`: the trained network as a QDQ ONNX file, computing what it computes in eval mode."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from qdqgraph.errors import CalibrationError, UsageError
+from qdqgraph.exporting.levels import compare_levels, observe_levels
+from qdqgraph.exporting.settle import settle
+from qdqgraph.model import Model
+from qdqgraph.quantizer.operator import translations
+from qdqgraph.storage.load import LoadedModel, load_model
+from qdqgraph.storage.save import check_output
+from qdqgraph.training.prepared import PreparedModule, unwrap
+
+OPSETS = {"int4": 21, "uint4": 21, "int16": 21, "fp8": 19}
+"""The first ONNX opset whose QuantizeLinear has the format; int8 is in all that are exported."""
+FIRST_OPSET = 18
+
+
+class LoweredModel(Model):
+    """What `lower` wrote, and how close it is to torch on the example.
+
+    `flipped` is the share of activation codes that differ between torch and onnxruntime: sums
+    accumulated in another order land on the other side of a rounding now and then. `difference`
+    is the largest difference of an output. Both are None when nothing was compared.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, loaded: LoadedModel | None = None) -> None:
+        super().__init__(proto, loaded)
+        self.flipped: float | None = None
+        self.difference: float | None = None
+        self.notices: tuple[str, ...] = ()
+
+
+def lower(
+    model: object,
+    args: Sequence[Any],
+    f: str | os.PathLike[str] | io.BytesIO | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_shapes: object = None,
+    opset_version: int | None = None,
+    compare: bool = True,
+) -> LoweredModel:
+    """Write a prepared module as QDQ ONNX: Q and DQ at activations, codes and DQ for weights.
+
+    Trained batch norms fold exactly (see `exporting.settle`). The module keeps its mode and its
+    parameters. `args`, `kwargs` and `dynamic_shapes` are as in `torch.export.export`; without the
+    latter the file has the shapes of `args`. `compare` runs the file once in onnxruntime, on the
+    example. Without `f`, a path or buffer, nothing is saved. Raises `UsageError` for a module that
+    was never prepared, `CalibrationError` listing quantizers without a scale, `OutputError` for a
+    file that cannot be written.
+    """
+    prepared = ready(model)
+    path = f if isinstance(f, (str, os.PathLike)) else None
+    if path is not None:
+        check_output(path)
+    args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    flat = tuple(prepared.leaves(args, dict(kwargs or {})))
+    seen = observe_levels(prepared, flat)
+    settled = settle(prepared, seen)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        kept = _drop_numbers(settled)
+        shapes = flat_shapes(args, dict(kwargs or {}), dynamic_shapes)
+        with torch.no_grad():
+            torch.onnx.export(
+                settled,
+                tuple(flat[i] for i in kept),
+                str(file),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset_version or _opset(prepared),
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=None if shapes is None else tuple(shapes[i] for i in kept),
+                custom_translation_table=cast(
+                    "Any", translations(opset_version or _opset(prepared))
+                ),
+            )
+        compared = compare_levels(seen, file, flat) if compare else None
+        if path is not None:
+            loaded = load_model(file)
+            Model(loaded.model, loaded).save(path)
+            loaded = load_model(path)
+            result = LoweredModel(loaded.model, loaded)
+        else:
+            result = LoweredModel(onnx.load(file))
+    if isinstance(f, io.BytesIO):
+        f.write(result.proto.SerializeToString())
+    if compared is not None:
+        result.flipped, result.difference = compared.flipped, compared.difference
+    result.notices = tuple(prepared.notices)
+    return result
+
+
+def ready(model: object) -> PreparedModule:
+    """The prepared module inside `model`.
+
+    Raises `UsageError` if there is none, `CalibrationError` if quantizers have no scale.
+    """
+    prepared = unwrap(model)
+    if prepared is None:
+        raise UsageError(
+            f"{type(model).__name__} holds no quantizers",
+            fix="lower what qg.prepare_qat returned; it does not change the module given to it",
+        )
+    missing = prepared.uncalibrated()
+    if missing:
+        raise CalibrationError(
+            f"{len(missing)} of {len(prepared.quantizers)} quantizers have no scale",
+            where=", ".join(missing[:5]),
+            fix="give prepare_qat calibration batches, or train first",
+        )
+    return prepared
+
+
+def flat_shapes(
+    args: tuple[Any, ...], kwargs: dict[str, Any], shapes: object
+) -> tuple[Any, ...] | None:
+    """`dynamic_shapes` of a call, one item for each leaf of its arguments."""
+    if shapes is None:
+        return None
+    if isinstance(shapes, Mapping):
+        by_name = cast("Mapping[str, object]", shapes)
+        first = [by_name[name] for name in by_name if name not in kwargs]
+        wanted = (tuple(first), {name: by_name.get(name) for name in kwargs})
+    else:
+        given = tuple(cast("Iterable[object]", shapes))
+        wanted = (given[: len(args)], dict(zip(kwargs, given[len(args) :], strict=False)))
+    try:
+        return tuple(pytree.tree_structure((args, kwargs)).flatten_up_to(wanted))
+    except ValueError as cause:
+        raise UsageError(
+            f"dynamic_shapes does not mirror the arguments: {cause}",
+            fix="give one entry for each argument, nested as it is",
+        ) from cause
+
+
+def _opset(prepared: PreparedModule) -> int:
+    formats = {quantizer.spec.dtype for quantizer in prepared.quantizers.values()}
+    return max(FIRST_OPSET, *(OPSETS.get(name, FIRST_OPSET) for name in formats), FIRST_OPSET)
+
+
+def _drop_numbers(settled: fx.GraphModule) -> list[int]:
+    """Remove inputs that are no tensors and that nothing reads; positions of those left."""
+    placeholders = [node for node in settled.graph.nodes if node.op == "placeholder"]
+    kept: list[int] = []
+    for position, node in enumerate(placeholders):
+        if node.users or isinstance(node.meta.get("val"), torch.Tensor):
+            kept.append(position)
+        else:
+            settled.graph.erase_node(node)
+    settled.recompile()
+    return kept

@@ -1,0 +1,44 @@
+"""The arguments a module is captured with, and which of their dimensions stay free."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+Call = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]
+
+
+def with_free_batch(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call | None:
+    """Arguments and `dynamic_shapes` that leave the first dimension of each tensor free.
+
+    A batch of one is doubled: torch.export takes a dimension of size 1 for a constant. None when
+    the arguments have no batch, or do not fit the signature of `forward`.
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if _has_batch(leaf)]
+    if not tensors or len({int(tensor.shape[0]) for tensor in tensors}) > 1:
+        return None
+    if tensors[0].shape[0] == 1:
+        args, kwargs = pytree.tree_map(_doubled, (args, kwargs))
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return None
+    return args, kwargs, pytree.tree_map(_freed, dict(bound.arguments))
+
+
+def _has_batch(leaf: object) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
+
+
+def _doubled(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if _has_batch(leaf) else leaf
+
+
+def _freed(leaf: Any) -> Any:
+    return {0: Dim.AUTO} if _has_batch(leaf) else None
