@@ -5,17 +5,21 @@ docstring why the target wants it. Passes see the neutral view only, never ONNX 
 """
 
 from qdqgraph.passes.adopt_quantizers import adopt_quantizers
+from qdqgraph.passes.bound_ranges import bound_ranges
 from qdqgraph.passes.configure import configure
 from qdqgraph.passes.drop_forwarding import drop_forwarding
+from qdqgraph.passes.drop_nan_guards import drop_nan_guards
 from qdqgraph.passes.drop_needless import drop_needless
 from qdqgraph.passes.emit_pairs import emit_pairs
 from qdqgraph.passes.exclude import exclude
+from qdqgraph.passes.expand_attention import expand_attention
 from qdqgraph.passes.fold_batch_norm import fold_batch_norm
 from qdqgraph.passes.fold_batch_norm_before_conv import fold_batch_norm_before_conv
 from qdqgraph.passes.fold_constants import fold_constants
 from qdqgraph.passes.include import include
 from qdqgraph.passes.place_attention import place_attention
 from qdqgraph.passes.place_features import place_features
+from qdqgraph.passes.place_packed import place_packed
 from qdqgraph.passes.place_pools import place_pools
 from qdqgraph.passes.place_residual import place_residual
 from qdqgraph.passes.place_squeeze_excite import place_squeeze_excite
@@ -36,9 +40,12 @@ ALL = (
     fold_batch_norm_before_conv,
     recognize_activations,
     recognize_layer_norm,
+    expand_attention,
+    drop_nan_guards,
     recognize_attention,
     place_weighted,
     place_attention,
+    place_packed,
     place_features,
     place_pools,
     place_squeeze_excite,
@@ -50,7 +57,7 @@ ALL = (
     split_wide_groups,
 )
 
-BY_REQUEST = (strip_quantizers, exclude, include, configure, share_named, unshare)
+BY_REQUEST = (strip_quantizers, exclude, include, configure, share_named, unshare, bound_ranges)
 """Passes that do nothing until a user names what they are about."""
 
 __all__ = ["ALL", "BY_REQUEST"]

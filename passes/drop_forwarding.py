@@ -1,6 +1,6 @@
-"""x → Identity or Dropout → y  becomes  x → y.
+"""x → Identity, Dropout or Concat of x alone → y  becomes  x → y.
 
-Neither does anything at inference, and both would stand between a conv and what fuses behind it.
+None does anything at inference, and each would stand between a conv and what fuses behind it.
 A Dropout in training mode stays.
 """
 
@@ -15,7 +15,8 @@ from qdqgraph.pipeline.passes import sweep
 def drop_forwarding(ctx: Context) -> None:
     """Let readers of each such node read its input."""
     for node in ctx.nodes():
-        source = node.inputs[0] if node.op.forwards and node.inputs else None
+        alone = node.op.name == "concat" and len(node.inputs) == 1
+        source = node.inputs[0] if (node.op.forwards or alone) and node.inputs else None
         if source is None:
             continue
         if _trains(node):

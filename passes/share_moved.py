@@ -4,6 +4,7 @@ A concat, max-pool, slice, reshape, transpose, zero pad or nearest resize gives 
 given, so a Q behind it may rise above it: TensorRT then runs it on int8, elides the concat, and
 merges equal Qs (optimizer log of 8.5: SplitQAcrossPrecedingFanIn). It does so only if *every*
 reader is a Q of one scale. Unequal scales leave a requantization, most often a copy of its own.
+Parts of a tensor that is also read in float therefore keep scales of their own.
 
 `guard` splits a group whose members' amax differ by more than that factor (box coordinates beside
 scores), once ranges are known; 0 never splits. The pairs in front are emitted only where another
@@ -12,7 +13,7 @@ reader needs them.
 
 from __future__ import annotations
 
-from qdqgraph.graph.view import Node
+from qdqgraph.graph.view import Node, Value
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
 from qdqgraph.planning.plan import Quantizer
@@ -27,7 +28,7 @@ def share_moved(ctx: Context, *, guard: float = 16.0) -> None:
             continue
         behind, limit = _behind(ctx, node), float(ctx.options_at(node).get("guard", guard))
         for edge in node.moved_edges:
-            if edge.value.is_const:
+            if edge.value.is_const or (node.op.parts and _float_beside(ctx, edge.value)):
                 continue
             front = ctx.plan.quantize(
                 edge, reason=f"read by {node.op}, which keeps the scale", carried=True
@@ -35,6 +36,12 @@ def share_moved(ctx: Context, *, guard: float = 16.0) -> None:
             if front is not None:
                 for quantizer in behind:
                     ctx.plan.share(front, quantizer, reason=f"{node.op} {node.name}", guard=limit)
+
+
+def _float_beside(ctx: Context, whole: Value) -> bool:
+    """True when some reader wants floats and none has a pair: no Q can rise above these parts."""
+    own = any(entry and not entry.carried for entry in map(ctx.plan.entries.get, whole.uses))
+    return not own and not ctx.plan.read_quantized(whole)
 
 
 def _behind(ctx: Context, node: Node) -> list[Quantizer]:

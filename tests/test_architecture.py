@@ -22,6 +22,7 @@ ONNX_MODULES = (
     "qdqgraph.calibration",
     "qdqgraph.cli",
     "qdqgraph.demo",
+    "qdqgraph.exporting",
     "qdqgraph.frontends",
     "qdqgraph.job",
     "qdqgraph.lowering",
@@ -31,7 +32,12 @@ ONNX_MODULES = (
     "qdqgraph.verification",
 )
 """Only these import onnx or onnxruntime."""
-TORCH_MODULES = ("qdqgraph.frontends.torch_fx", "qdqgraph.quantizer")
+TORCH_MODULES = (
+    "qdqgraph.frontends.torch_fx",
+    "qdqgraph.quantizer",
+    "qdqgraph.training",
+    "qdqgraph.exporting",
+)
 OVER_80_LINES = {
     "place_residual": "which operand stays bare is one decision with five options",
     "place_weighted": "which products are worth int8 is the largest table of all",

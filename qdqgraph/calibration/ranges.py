@@ -66,7 +66,7 @@ def note_ranges(plan: Plan, ranges: Ranges) -> None:
 def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Method) -> None:
     """Give every group of activation quantizers its encoding.
 
-    With a major the group takes that member's range. Raises `CalibrationError` for a group that
+    With a major the group takes that member's range, with a bound the bound. Raises `CalibrationError` for a group that
     no statistics reach.
     """
     by_method: dict[tuple[Method, int], list[tuple[list[Quantizer], TensorStatistics, bool]]] = {}
@@ -81,6 +81,11 @@ def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Me
         major = next((q.id for q in members if q.id in plan.majors), None)
         found = {q.id: s for q in members if (s := ranges.of(q)) is not None}
         parts = [stats for identity, stats in found.items() if major in (None, identity)]
+        bound = next((q.bound for q in members if q.bound is not None), None)
+        if bound is not None:
+            positive = dialect.unsigned and all(part.is_non_negative for part in parts)
+            _set_group(members, bound, positive and bool(parts), dialect, dead=False)
+            continue
         if not parts:
             raise CalibrationError(
                 "no statistics were collected for this tensor",
@@ -124,6 +129,8 @@ def _set_group(
 def choose_weights(plan: Plan, method: Literal["max", "mse"]) -> None:
     """Give every weight quantizer its encoding, per channel where its spec has an axis.
 
+    A bound limits the range.
+
     Raises `InvalidGraphError` for a weight that holds NaN or Inf, naming tensor and channel.
     """
     grouped = {q.id for members in plan.members().values() if len(members) > 1 for q in members}
@@ -141,6 +148,8 @@ def choose_weights(plan: Plan, method: Literal["max", "mse"]) -> None:
             spec.bits,
             name=quantizer.source.name,
         )
+        if quantizer.bound is not None:
+            amax = np.minimum(amax, quantizer.bound)
         quantizer.amax = amax
         quantizer.encoding = _encode(spec, amax, 0, quantizer.source, unsigned=False)
         dead = int(np.count_nonzero(amax == 0))

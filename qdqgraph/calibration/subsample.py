@@ -45,7 +45,7 @@ def slices(size: int, cap: int | None, sample_index: int) -> Iterator[slice]:
     size, the one slice takes all.
 
     >>> list(slices(10, 4, 1))
-    [slice(1, 10, 3), slice(0, 1, 3)]
+    [slice(1, 10, 3), slice(0, 3, 3)]
     """
     if cap is None or size <= cap:
         yield slice(0, size, 1)

@@ -7,33 +7,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
+from qdqgraph.cli import check_output as show
+from qdqgraph.cli.compile_options import Compilation, compile_options
 from qdqgraph.cli.console import Output
+from qdqgraph.cli.report_option import check_report_path, report_file, report_option
 from qdqgraph.errors import UsageError
 from qdqgraph.pipeline.targets import parse_version
-from qdqgraph.proof.contract import check_contract
+from qdqgraph.proof.compiler.agreement import compare
+from qdqgraph.proof.compiler.rules import COMPILER_RULES
+from qdqgraph.proof.compiler.verdicts import judge_all
+from qdqgraph.proof.contract_hardware import parse_sm
 from qdqgraph.proof.contract_rules import BY_ID, ContractTarget
-from qdqgraph.proof.diff import diff_engines
 from qdqgraph.proof.engine import read_engine
-from qdqgraph.proof.findings import Finding
-from qdqgraph.proof.layers import Prediction
-from qdqgraph.proof.predictor import predict
-from qdqgraph.proof.score import Score, score
+from qdqgraph.proof.findings import gravest_first
+from qdqgraph.proof.placement_rules import PLACEMENT_RULES
+from qdqgraph.proof.rtx.predictor import predict_rtx
+from qdqgraph.proof.score import score
+from qdqgraph.proof.verdict import prove
 from qdqgraph.storage.load import load_model
 
-SHOWN = 25
+KNOWN_RULES = {**BY_ID, **PLACEMENT_RULES, **COMPILER_RULES}
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--target",
-    default="tensorrt",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    show_default=True,
-    help="Whose parser to check for; layers are predicted for tensorrt.",
+    help="Whose parser to check for; layers are predicted for tensorrt. "
+    "[default: tensorrt; tensorrt-rtx with --compile]",
 )
 @click.option("--trt-version", default="10", show_default=True, metavar="V", help="Its version.")
 @click.option(
@@ -43,28 +46,41 @@ SHOWN = 25
     help="Score the prediction against trtexec --exportLayerInfo of the engine built from MODEL.",
 )
 @click.option(
+    "--sm",
+    metavar="SM",
+    help="Compute capability of the GPU, as SM89: findings about what it lacks.",
+)
+@compile_options
+@click.option(
     "--fail-on",
     type=click.Choice(["error", "warning"]),
     default="error",
     show_default=True,
     help="Severity from which on the exit code is 1.",
 )
-@click.option("--layers", is_flag=True, help="List every predicted layer.")
+@click.option(
+    "--layers", is_flag=True, help="List every predicted layer, and every compiled kernel."
+)
+@report_option
 @click.option("--explain", metavar="RULE", help="Say what a rule means, and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(
     model: Path | None,
-    target: ContractTarget,
+    target: ContractTarget | None,
     trt_version: str,
     engine: Path | None,
+    sm: str | None,
+    compilation: Compilation,
     fail_on: Literal["error", "warning"],
     layers: bool,
+    report_out: Path | None,
     explain: str | None,
     as_json: bool,
 ) -> None:
     """Say what TensorRT will do with MODEL: refuse it, fuse it, run it in int8 or in float.
 
-    On a machine without a GPU, from the file alone, whoever wrote it. Exit code 1: findings.
+    On a machine without a GPU, from the file alone, whoever wrote it. With --compile, what
+    NVIDIA's TensorRT-RTX compiler builds from it, kernel by kernel. Exit code 1: findings.
     """
     out = Output(as_json)
     if explain is not None:
@@ -72,19 +88,45 @@ def check(
         return
     if model is None:
         raise UsageError("no model to check", fix="give MODEL, or --explain RULE")
+    check_report_path(report_out, model, engine)
     loaded, version = load_model(model), parse_version(trt_version)
-    findings = check_contract(loaded.model, target=target, version=version, data=loaded.data)
-    prediction = compared = None
-    if target == "tensorrt":
-        prediction = predict(loaded.model, version=version, folder=loaded.base_dir)
-        compared = score(prediction, read_engine(engine)) if engine is not None else None
-    show(out, findings, prediction, compared, layers=layers)
+    target = target or ("tensorrt-rtx" if compilation.gpus and not engine else "tensorrt")
+    if engine is not None and target != "tensorrt":
+        raise UsageError("--engine scores a prediction for tensorrt", fix="drop one of the two")
+    with out.console.status(f"compiling for {compilation.gpus}"):
+        reports = compilation.run(loaded)
+    foreseen = None
+    if reports and target == "tensorrt-rtx":
+        foreseen = predict_rtx(loaded.model, folder=loaded.base_dir)
+    proof = prove(loaded, target, version, sm=parse_sm(sm) if sm else None)
+    prediction = proof.prediction
+    compiled = judge_all(loaded.model, reports, foreseen.reasons if foreseen else None)
+    findings = gravest_first([*compiled, *proof.findings])
+    built = [report for report in reports.values() if report.ok]
+    agreements = [compare(foreseen, report) for report in built] if foreseen else []
+    compared = None
+    if prediction is not None and engine is not None:
+        compared = score(prediction, read_engine(engine))
+    report_file(report_out, loaded, prediction, findings, target)
+    if prediction is not None:
+        out.line(prediction.verdict, "bold")
+    show.show_findings(out, findings)
+    if compared is not None:
+        show.show_score(out, compared)
+    show.show_figures(out, reports)
+    show.show_agreement(out, agreements)
+    if layers and prediction is not None:
+        show.show_layers(out, prediction)
+    if layers:
+        show.show_kernels(out, reports)
     out.result(
         {
             "findings": [finding.to_json() for finding in findings],
             "verdict": prediction.verdict if prediction else None,
             "layers": [asdict(layer) for layer in prediction.layers] if prediction else None,
             "score": asdict(compared) if compared else None,
+            "compiled": {sm: report.to_json() for sm, report in reports.items()} or None,
+            "agreement": {item.sm: item.to_json() for item in agreements} or None,
         }
     )
     grave = {"error": ("error",), "warning": ("error", "warning")}[fail_on]
@@ -92,70 +134,11 @@ def check(
         raise click.exceptions.Exit(1)
 
 
-@click.command()
-@click.argument("best", type=click.Path(path_type=Path))
-@click.argument("qdq", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def diff(best: Path, qdq: Path, as_json: bool) -> None:
-    """Compare two engines by their --exportLayerInfo files: BEST (--best) and the QDQ build.
-
-    Lists fusions lost, precisions changed and reformats added, and the pass that mends each.
-    """
-    out = Output(as_json)
-    found = diff_engines(read_engine(best), read_engine(qdq))
-    table = Table("what", "layer", "best", "QDQ", "mended by")
-    for item in found[:SHOWN]:
-        table.add_row(*map(escape, (item.kind, item.layer, item.best, item.qdq, item.mend)))
-    out.line(f"{len(found)} differences", "bold")
-    if found:
-        out.console.print(table)
-    out.result({"differences": [asdict(item) for item in found]})
-
-
 def explain_rule(name: str, out: Output) -> None:
-    """Print one rule of the contract. Raises `UsageError` listing the known ones."""
-    if name not in BY_ID:
-        raise UsageError(f"no rule {name!r}", fix=f"one of {', '.join(sorted(BY_ID))}")
-    facts: dict[str, Any] = asdict(BY_ID[name])
+    """Print one rule of contract or compiler. Raises `UsageError` listing the known ones."""
+    if name not in KNOWN_RULES:
+        raise UsageError(f"no rule {name!r}", fix=f"one of {', '.join(sorted(KNOWN_RULES))}")
+    facts: dict[str, Any] = asdict(KNOWN_RULES[name])
     for key, value in facts.items():
         out.line(f"{key:10} {value}")
     out.result(facts)
-
-
-def show(
-    out: Output,
-    findings: list[Finding],
-    prediction: Prediction | None,
-    compared: Score | None,
-    *,
-    layers: bool,
-) -> None:
-    """Verdict, findings, layers: what a person reads."""
-    if prediction is not None:
-        out.line(prediction.verdict, "bold")
-    out.line(f"{len(findings)} findings on the input contract", "bold" if findings else "")
-    for finding in findings[:SHOWN]:
-        out.line(f"{finding}\n    why: {finding.why}\n    fix: {finding.fix}")
-    if len(findings) > SHOWN:
-        out.line(f"... and {len(findings) - SHOWN} more (--json has them all)")
-    if compared is not None:
-        out.line(
-            f"against the engine: {compared.precisions} of {compared.products} output precisions, "
-            f"{compared.fused} of {compared.layers} fused sets, stand-alone Q/DQ "
-            f"{'as predicted' if compared.standalone_right else 'differ'}",
-            "bold",
-        )
-        for miss in compared.misses[:SHOWN]:
-            out.line(f"  {miss.subject} of {miss.layer}: predicted {miss.predicted}, {miss.built}")
-    if prediction is not None and layers:
-        table = Table("kind", "in", "out", "nodes", "reason")
-        for layer in prediction.layers:
-            names = ", ".join(layer.nodes)
-            table.add_row(
-                layer.standalone or layer.kind,
-                layer.input_precision,
-                layer.output_precision,
-                escape(names if len(names) < 90 else f"{names[:87]}..."),
-                escape(layer.reason),
-            )
-        out.console.print(table)

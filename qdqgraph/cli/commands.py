@@ -21,6 +21,14 @@ from qdqgraph.cli.options import (
     placement_options,
     version_option,
 )
+from qdqgraph.cli.report_option import (
+    check_report_path,
+    counted_before,
+    report_option,
+    report_plan,
+    report_quantized,
+)
+from qdqgraph.cli.verdict_output import show_verdict
 from qdqgraph.errors import CalibrationError, OutputError, UsageError
 from qdqgraph.job import ModelPlan, calibrate, refuse_empty, replay_plan
 from qdqgraph.job import apply as apply_plan
@@ -29,6 +37,7 @@ from qdqgraph.model import Model
 from qdqgraph.pipeline.options import Placement
 from qdqgraph.planning.serial import read_plan
 from qdqgraph.report.summary import facts, summary_lines
+from qdqgraph.report.verdict import reasons_by_name
 from qdqgraph.storage.save import SavedFile, check_output
 
 
@@ -63,6 +72,7 @@ from qdqgraph.storage.save import SavedFile, check_output
     metavar="F",
     help="Write the plan, with scales, as JSON.",
 )
+@report_option
 @click.option("--allow-empty", is_flag=True, help="Copy a model in which nothing can be quantized.")
 @config_option
 def quantize(
@@ -75,6 +85,7 @@ def quantize(
     weights: Any,
     plan_in: Path | None,
     plan_out: Path | None,
+    report_out: Path | None,
     allow_empty: bool,
 ) -> None:
     """Quantize MODEL: place Q/DQ by the target's rules, calibrate, check and write the file."""
@@ -82,6 +93,8 @@ def quantize(
     out = Output(destination.as_json)
     target = output_path(model, destination)
     check_plan_path(plan_out, model, target)
+    check_report_path(report_out, model, target, plan_out)
+    before = counted_before(report_out, model)
     if plan_in is not None:
         if replace(placement, target=Placement().target) != Placement():
             raise UsageError(
@@ -98,11 +111,12 @@ def quantize(
         run_calibration(made, calibration, out)
     planned = made.to_json() if plan_out is not None else {}
     told = facts(made)
-    lines = summary_lines(made)
+    lines, reasons = summary_lines(made), reasons_by_name(made)
     result = apply_plan(made, weights=weights, opset=opset, allow_empty=allow_empty)
     saved = result.save(target, in_place=destination.in_place, verify=destination.verify)
     if plan_out is not None:
         write_json(plan_out, planned)
+    report_quantized(report_out, made, result, saved, before)
     for line in lines:
         out.line(line)
     report = saved_report(saved, model, result)
@@ -111,10 +125,12 @@ def quantize(
         f"was {report['bytes_before'] / 1e6:.2f} MB)",
         "bold",
     )
+    verdict = show_verdict(out, saved.path, made.pipeline.target.name, trt_version, reasons)
     out.result(
         {
             **report,
             **told,
+            **verdict,
             "target": made.pipeline.target.name,
             "method": calibration.spelled_method,
             "seconds": round(time.perf_counter() - started, 3),
@@ -194,6 +210,7 @@ def rewrite(
 @click.option(
     "--plan-out", type=click.Path(path_type=Path), metavar="F", help="Write the plan as JSON."
 )
+@report_option
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr."
 )
@@ -205,11 +222,14 @@ def plan(
     trt_version: str,
     asked: tuple[str, ...],
     plan_out: Path | None,
+    report_out: Path | None,
     as_json: bool,
 ) -> None:
     """Show what would be quantized in MODEL, which scales would be shared, and why."""
     out = Output(as_json)
     check_plan_path(plan_out, model)
+    check_report_path(report_out, model, plan_out)
+    before = counted_before(report_out, model)
     made = make_plan(model, pipeline=placement.pipeline(), trt_version=trt_version)
     if calibration.data is not None or calibration.random:
         run_calibration(made, calibration, out)
@@ -217,6 +237,7 @@ def plan(
         made.notices.append("no data: the range guard was not evaluated")
     if plan_out is not None:
         write_json(plan_out, made.to_json())
+    report_plan(report_out, made, before)
     answers = {name: made.why(name) for name in asked}
     for line in "\n".join(answers.values()).splitlines() if asked else summary_lines(made):
         out.line(line)

@@ -13,9 +13,10 @@ from typing import NoReturn
 import click
 
 from qdqgraph._version import __version__
-from qdqgraph.cli.check_commands import check, diff
+from qdqgraph.cli.check_commands import check
 from qdqgraph.cli.commands import demo, passes, plan, quantize, rewrite
 from qdqgraph.cli.contract_commands import legalize
+from qdqgraph.cli.engine_commands import diff, trtexec
 from qdqgraph.errors import QdqGraphError
 
 INTERNAL = 70
@@ -32,7 +33,7 @@ def cli() -> None:
     """
 
 
-for command in (quantize, rewrite, plan, passes, check, legalize, diff, demo):
+for command in (quantize, rewrite, plan, passes, check, legalize, diff, trtexec, demo):
     cli.add_command(command)
 
 

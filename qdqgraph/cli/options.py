@@ -61,7 +61,7 @@ class Destination:
     as_json: bool = False
 
 
-def _gather(kind: type[Any], name: str, options: list[Callable[[F], F]]) -> Callable[[F], F]:
+def gather(kind: type[Any], name: str, options: list[Callable[[F], F]]) -> Callable[[F], F]:
     """A decorator that adds `options` and passes them on as one dataclass argument `name`."""
 
     def decorate(function: F) -> F:
@@ -80,7 +80,7 @@ def _gather(kind: type[Any], name: str, options: list[Callable[[F], F]]) -> Call
     return decorate
 
 
-placement_options = _gather(
+placement_options = gather(
     Placement,
     "placement",
     [
@@ -149,7 +149,7 @@ placement_options = _gather(
     ],
 )
 
-calibration_options = _gather(
+calibration_options = gather(
     Calibration,
     "calibration",
     [
@@ -210,7 +210,7 @@ calibration_options = _gather(
     ],
 )
 
-destination_options = _gather(
+destination_options = gather(
     Destination,
     "destination",
     [

@@ -29,7 +29,9 @@ def check_arguments(given: Mapping[str, Any], ours: Iterable[str]) -> None:
     known = _signature().parameters
     for name in given:
         if name not in known:
-            close = nearest(name, [*known, *ours])
+            every = [*known, *ours]
+            longer = next((other for other in every if other.startswith(name)), None)
+            close = nearest(name, every) or longer
             fix = f"did you mean '{close}'?" if close else "leave it out"
             raise UsageError(f"torch.onnx.export has no argument '{name}'", fix=fix)
     if given.get("export_params") is False:

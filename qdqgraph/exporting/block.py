@@ -106,7 +106,7 @@ class ExportBlock:
 
     def __enter__(self) -> Self:
         torch_onnx()
-        self._settings.require_data(self._calibration)
+        self._settings.check(self._calibration)
         self.models, self._unsaved = [], 0
         self._seen.clear()
         self._began = time.time()

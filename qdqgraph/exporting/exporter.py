@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import onnx
 
@@ -34,9 +34,11 @@ from qdqgraph.exporting.result import ExportedModel, open_exported
 from qdqgraph.exporting.settings import Settings
 from qdqgraph.exporting.wrappers import unwrap
 from qdqgraph.job import model_inputs
-from qdqgraph.model import Model
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.targets import TargetName
+
+if TYPE_CHECKING:
+    from qdqgraph.exporting.lower import LoweredModel
 
 
 def export(
@@ -56,13 +58,13 @@ def export(
     random: bool = False,
     allow_empty: bool = False,
     **export_arguments: Any,
-) -> Model:
+) -> ExportedModel | LoweredModel:
     """Export a model with `torch.onnx.export` and quantize the result; a drop-in for it.
 
     `model`, `args`, `f` and `export_arguments` are what `torch.onnx.export` takes, for either
     exporter. `f` may be a path, which appears whole and checked or not at all, a binary file or
-    `BytesIO`, which is written last, or, with the dynamo exporter, None. The model is given back,
-    with its reasons (`.plan.why(name)`) and `.notices`; save it with `.save(path)`.
+    `BytesIO`, which is written last, or, with the dynamo exporter, None. In all cases the model is
+    given back, with its reasons (`.plan.why(name)`) and `.notices`; `.save(path)` saves it.
 
     `calibration` is an iterable of batches as the model is fed: a tensor on any device, a tuple,
     a dict by argument or input name, or what a DataLoader yields: labels behind the inputs are
@@ -99,7 +101,7 @@ def export(
         planning = (*(["calibration"] if calibration is not None else []), *settings.changed)
         return lower_prepared(bare, args, f, export_arguments, planning)
     check_destination(f, dynamo=uses_dynamo(bare, export_arguments))
-    settings.require_data(calibration)
+    settings.check(calibration)
     path = as_path(f)
     if path is None:
         model_file = _exported(bare, args, None, export_arguments)

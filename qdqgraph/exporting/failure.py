@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
 from qdqgraph.errors import CaptureError
 
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
 
 def capture_error(cause: BaseException, model: object) -> CaptureError:
     """What to raise `from cause`, an error of `torch.onnx.export`."""
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    said = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    root = _chain(cause)[-1]
+    lines = [line.strip() for line in _COLOR.sub("", str(root)).splitlines() if line.strip()]
+    said = f"{type(root).__name__}: {lines[0]}" if lines else type(root).__name__
     return CaptureError(
         f"torch.onnx.export cannot export {type(model).__name__}: {said}",
         where=_model_line(cause),
-        fix="the traceback above is the exporter's own; the same call of torch.onnx.export fails "
-        "alike, try its other exporter (dynamo=)",
+        fix="the traceback above is the exporter's own: torch.onnx.export itself fails alike; mend "
+        "the line, or try the other exporter (dynamo=)",
     )
 
 
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, what caused it, and so on."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__
+    return chain
+
+
 def _model_line(cause: BaseException) -> str:
-    """`file:line in function: code` of the innermost frame of the user's that the error names."""
+    """`file:line in function: code` of the innermost line of the model or the user."""
     import torch
 
-    libraries = {Path(torch.__file__).parent, Path(__file__).parents[1]}
-    found, error, seen = "", cause, set[int]()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    libraries = {Path(torch.__file__).parents[1], Path(__file__).parents[1]}
+    found = ""
+    for error in _chain(cause):
         for frame in traceback.extract_tb(error.__traceback__):
-            path = Path(frame.filename)
-            if path.suffix == ".py" and not libraries & set(path.parents):
+            own = not libraries & set(Path(frame.filename).parents)
+            if frame.filename.endswith(".py") and (own or frame.name == "forward"):
                 found = f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
-        if " in forward" in found:
-            return found
-        error = error.__cause__ or error.__context__
     return found

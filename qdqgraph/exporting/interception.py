@@ -91,11 +91,12 @@ class Interception:
 
     def unseen(self, *args: Any, **kwargs: Any) -> Any:
         """The original, of whose own calls (it saves programs) nobody is told."""
+        before = getattr(self._inside, "export", False)
         self._inside.export = True
         try:
             return self.original(*args, **kwargs)
         finally:
-            self._inside.export = False
+            self._inside.export = before
 
     def saved(self, program: object, path: object, run: Callable[[], Any]) -> Any:
         """What a call of `ONNXProgram.save` does meanwhile."""

@@ -6,6 +6,7 @@ on its other side now and then. That is all that may differ.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -88,9 +89,8 @@ def compare_levels(seen: Levels, file: Path, flat: tuple[Any, ...]) -> Compariso
     None where its inputs, or its quantizers, are not those of the graph any more.
     """
     import onnx
-    import onnxruntime as ort
 
-    model = onnx.load(file, load_external_data=False)
+    model: onnx.ModelProto = cast("Any", onnx).load(file, load_external_data=False)
     wanted: list[tuple[str, Tensor]] = []
     count: dict[str, int] = {}
     for node in model.graph.node:
@@ -106,24 +106,25 @@ def compare_levels(seen: Levels, file: Path, flat: tuple[Any, ...]) -> Compariso
     )
     probe = file.with_name("probe.onnx")
     probe.write_bytes(model.SerializeToString())
+    ort: Any = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = ort.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
+    names: list[str] = [value.name for value in session.get_inputs()]
     tensors = [leaf.detach().cpu().numpy() for leaf in flat if isinstance(leaf, Tensor)]
     if len(names) != len(tensors) or len(results) != len(seen.results):
         return None
-    outputs = session.run(
+    outputs: list[npt.NDArray[Any]] = session.run(
         [*(name for name, _ in wanted), *results], dict(zip(names, tensors, strict=True))
     )
-    codes = cast("list[npt.NDArray[Any]]", outputs[: len(wanted)])
+    codes = outputs[: len(wanted)]
     differing = sum(
         int(np.count_nonzero(found.astype(np.int32) != expected.cpu().numpy().astype(np.int32)))
         for found, (_, expected) in zip(codes, wanted, strict=True)
     )
     total = sum(code.size for code in codes)
-    ends = zip(cast("list[npt.NDArray[Any]]", outputs[len(wanted) :]), seen.results, strict=True)
+    ends = zip(outputs[len(wanted) :], seen.results, strict=True)
     difference = max(
         (
             float(np.abs(found - expected.cpu().numpy()).max(initial=0.0))

@@ -15,10 +15,11 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from qdqgraph.errors import CalibrationError, UsageError
+from qdqgraph.exporting.interception import original_export
 from qdqgraph.exporting.levels import compare_levels, observe_levels
 from qdqgraph.exporting.settle import settle
+from qdqgraph.exporting.translation import translations
 from qdqgraph.model import Model
-from qdqgraph.quantizer.operator import translations
 from qdqgraph.storage.load import LoadedModel, load_model
 from qdqgraph.storage.save import check_output
 from qdqgraph.training.prepared import PreparedModule, unwrap
@@ -77,7 +78,7 @@ def lower(
         kept = _drop_numbers(settled)
         shapes = flat_shapes(args, dict(kwargs or {}), dynamic_shapes)
         with torch.no_grad():
-            torch.onnx.export(
+            original_export()(
                 settled,
                 tuple(flat[i] for i in kept),
                 str(file),
@@ -98,7 +99,7 @@ def lower(
             loaded = load_model(path)
             result = LoweredModel(loaded.model, loaded)
         else:
-            result = LoweredModel(onnx.load(file))
+            result = LoweredModel(cast("Any", onnx).load(file))
     if isinstance(f, io.BytesIO):
         f.write(result.proto.SerializeToString())
     if compared is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from qdqgraph.errors import UsageError
-from qdqgraph.model import Model
+
+if TYPE_CHECKING:
+    from qdqgraph.exporting.lower import LoweredModel
 
 HONOURED = ("kwargs", "input_names", "output_names", "opset_version", "dynamic_shapes")
 """Arguments of `torch.onnx.export` that `lower` takes by the same name."""
@@ -27,7 +29,7 @@ def lower_prepared(
     f: object,
     arguments: Mapping[str, Any],
     planning: Sequence[str],
-) -> Model:
+) -> LoweredModel:
     """Lower a prepared model as `qg.lower` does.
 
     Raises `UsageError` naming what was given of `planning` (options settled by `prepare_qat`) and

@@ -7,13 +7,15 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from qdqgraph.calibration.choice import DEFAULT_METHOD
+from qdqgraph.calibration.methods import parse_method
 from qdqgraph.errors import CalibrationError
 from qdqgraph.exporting.batches import batches_of
 from qdqgraph.exporting.example import Example
 from qdqgraph.exporting.result import ExportedModel
 from qdqgraph.job import ModelPlan, apply, calibrate, model_inputs, plan
 from qdqgraph.pipeline.pipeline import Pipeline
-from qdqgraph.pipeline.targets import TargetName
+from qdqgraph.pipeline.presets import preset
+from qdqgraph.pipeline.targets import TargetName, parse_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,16 @@ class Settings:
         """Names of the options that are not at their default."""
         return tuple(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 
-    def require_data(self, calibration: object) -> None:
-        """Raise `CalibrationError` where there is neither data nor a request for random data."""
+    def check(self, calibration: object) -> None:
+        """Refuse before the export what would be refused after it.
+
+        Raises `UsageError` for an option, `CalibrationError` where there is neither data nor a
+        request for random data.
+        """
+        if self.pipeline is None:
+            preset(self.target)
+        parse_version(self.trt_version)
+        parse_method(self.method)
         if calibration is None and not self.random:
             raise CalibrationError(
                 "no calibration data",

@@ -108,8 +108,9 @@ def constant(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
     known = {source: constant(module, source) for source in node.all_input_nodes}
     if any(tensor is None for tensor in known.values()):
         return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: known[source])  # pyright: ignore[reportGeneralTypeIssues]
-    result = cast("Any", node.target)(*cast("Any", args), **cast("Any", kwargs))
+    args: Any = fx.map_arg(node.args, known.__getitem__)
+    kwargs: Any = fx.map_arg(node.kwargs, known.__getitem__)
+    result = cast("Any", node.target)(*args, **kwargs)
     return result if isinstance(result, Tensor) else None
 
 

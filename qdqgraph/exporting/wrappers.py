@@ -15,7 +15,7 @@ def unwrap(model: object) -> object:
     Raises `CaptureError` for sharded modules, whose weights are not whole on any process.
 
     >>> import torch
-    >>> unwrap(torch.compile(torch.nn.Linear(2, 3)))
+    >>> unwrap(torch.nn.DataParallel(torch.nn.Linear(2, 3)))
     Linear(in_features=2, out_features=3, bias=True)
     """
     from qdqgraph.frontends.torch_fx.wrappers import INSIDE, REFUSED

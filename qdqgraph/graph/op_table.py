@@ -12,7 +12,7 @@ from qdqgraph.graph.ops import Op, Reading, Trait
 
 _W, _M, _R, _A = Trait.WEIGHTED, Trait.MOVES, Trait.MOVES | Trait.REORDERS, Trait.ACTIVATION
 _LONG, _POS = Trait.ACTIVATION | Trait.LONG_EPILOGUE, Trait.NON_NEGATIVE
-_RECURS = Trait.RECURS
+_PART, _RECURS = Trait.MOVES | Trait.PARTS, Trait.RECURS
 
 
 def _pads_with_own_values_or_zero(node: Reading) -> bool:
@@ -213,7 +213,7 @@ TABLE: tuple[Op, ...] = (
         ("Slice",),
         ("slice.Tensor: x axes starts ends steps",),
         ("x", "starts", "ends", "axes", "steps"),
-        _M,
+        _PART,
     ),
     Op(
         "split",
@@ -224,10 +224,10 @@ TABLE: tuple[Op, ...] = (
             "chunk.default: x split axis",
         ),
         ("x", "split"),
-        _M,
+        _PART,
     ),
     Op("roll", (), ("roll.default: x shifts axes",), traits=_R),
-    Op("unbind", (), ("unbind.int: x axis",), traits=_M),
+    Op("unbind", (), ("unbind.int: x axis",), traits=_PART),
     Op(
         "pad",
         ("Pad",),
@@ -263,7 +263,7 @@ TABLE: tuple[Op, ...] = (
             "embedding.default: x indices",
         ),
         ("x", "indices"),
-        _M,
+        _PART,
         moves_when=_picks_fixed_places,
     ),
     # nothing at inference

@@ -36,6 +36,8 @@ class Trait(enum.Flag):
     """Output values are input values, elsewhere: Q and DQ commute with it."""
     REORDERS = enum.auto()
     """Moves every value exactly once: the output has the statistics of the input."""
+    PARTS = enum.auto()
+    """Each output holds some of the values of the input: slices, splits."""
     ACTIVATION = enum.auto()
     """A pointwise function of one tensor that fuses behind a convolution."""
     LONG_EPILOGUE = enum.auto()
@@ -84,6 +86,11 @@ class Op:
     def forwards(self) -> bool:
         """True for operators that do nothing at inference."""
         return Trait.FORWARDS in self.traits
+
+    @property
+    def parts(self) -> bool:
+        """True for operators whose outputs are parts of the input."""
+        return Trait.PARTS in self.traits
 
     @property
     def recurs(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
+from qdqgraph.graph.ops import Trait
 from qdqgraph.graph.view import Node, Value
+from qdqgraph.graph.weights import weight_edge
 
 _AFFINE = ("add", "sub", "mul", "div")
 MAX_STEPS = 10_000
@@ -112,6 +114,21 @@ def product_behind(value: Value) -> Product | None:
     return None
 
 
+def projection_behind(value: Value | None, steps: int = 12) -> Node | None:
+    """The product with a constant weight that `value` is taken from, moved, scaled or biased."""
+    node = value.producer if value is not None else None
+    if node is None or node.op.weighted or steps == 0:
+        return node if node is not None and weight_edge(node) is not None else None
+    if node.op.name in _AFFINE:
+        operands = node.inputs[:2]
+    elif (node.moves_data or node.op.forwards) and node.op.roles:
+        operands = node.inputs[:1]
+    else:
+        return None
+    found = (projection_behind(operand, steps - 1) for operand in operands)
+    return next((product for product in found if product is not None), None)
+
+
 def guarded_softmax(node: Node) -> Value | None:
     """What a softmax wrote, if `node` is Where(IsNaN(it), constant, it): no NaN for masked rows."""
     if node.op.name != "where" or len(node.inputs) < 3 or node.inputs[2] is None:
@@ -164,3 +181,25 @@ def products_to_fork(a: Value, b: Value) -> tuple[int, int]:
                     if value is not None and not value.is_const:
                         push(value, side, count)
     return best[0], best[1]
+
+
+def is_non_negative(value: Value, steps: int = 12) -> bool:
+    """True where the graph shows that a tensor is never below zero: behind a ReLU, and pools."""
+    node = value.producer
+    if node is None or steps == 0 or node.composite is not None:
+        return False
+    if Trait.NON_NEGATIVE in node.op.traits:
+        return True
+    if node.op.name == "clip":
+        lowest = node["min"].const if node["min"] is not None else None
+        return lowest is not None and float(lowest.min()) >= 0
+    if node.op.name in ("add", "mul"):
+        read = node.edges[:2]
+    elif node.moves_data or node.op.forwards:
+        read = node.moved_edges
+    else:
+        read = node.edges[:1] if Trait.AVERAGES in node.op.traits else []
+    sources = {edge.value for edge in read if node.inputs[edge.index] is not None}
+    if node.op.name == "mul" and len(sources) == 1:
+        return True
+    return bool(sources) and all(is_non_negative(source, steps - 1) for source in sources)

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from qdqgraph.graph.view import Composite, Edge, Graph, Node, Value
+from qdqgraph.graph.walk import guarded_softmax
 from qdqgraph.graph.weights import output_axis, weight_edge
 from qdqgraph.planning.plan import Entry, Plan
 
 CONSTANT = "constant"
 POOLS = ("max_pool", "global_max_pool")
+PREPARES = ("mul", "div", "where")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,9 +60,9 @@ def comparable(plan: Plan) -> ComparablePlan:
     groups: dict[str, set[Read]] = {}
     for entry in entries:
         node = entry.edge.node
-        if is_traceless(node, prints) or _is_nested(entry.edge.value):
+        if is_traceless(node, prints) or is_nested(entry.edge.value):
             continue
-        bare = _read(entry.edge, prints)
+        bare = read_of(entry.edge, prints)
         counts[bare] = counts.get(bare, -1) + 1
         read = Read(bare.op, bare.role, bare.weight, bare.print, counts[bare])
         settings[read] = _settings(entry)
@@ -94,7 +96,8 @@ def difference(first: ComparablePlan, second: ComparablePlan) -> list[str]:
 
 
 # ---------------------------------------------------------------------- reads
-def _read(edge: Edge, prints: Mapping[Value, str]) -> Read:
+def read_of(edge: Edge, prints: Mapping[Value, str]) -> Read:
+    """What a read is known by, as far as `prints` of the values tell; it has no number yet."""
     node = edge.node
     weight = weight_edge(node)
     role = edge.role
@@ -104,8 +107,8 @@ def _read(edge: Edge, prints: Mapping[Value, str]) -> Read:
         role = "x"
     elif node.op.commutes or not node.op.roles:
         role = "operand"
-    origin = _hash(prints[edge.value], *_inputs(outermost(node), prints))
-    return Read(_kind(node), role, _weight_shape(node), origin)
+    origin = short_hash(prints[edge.value], *_inputs(outermost(node), prints))
+    return Read(kind_of(node), role, _weight_shape(node), origin)
 
 
 def _settings(entry: Entry) -> str:
@@ -129,30 +132,58 @@ def _settings(entry: Entry) -> str:
 
 
 # ---------------------------------------------------------------------- prints
-def structural_prints(graph: Graph) -> dict[Value, str]:
-    """A hash for each value of what it was computed from; equal for equal computations."""
-    prints: dict[Value, str] = {v: _hash("input", str(i)) for i, v in enumerate(graph.inputs)}
+def structural_prints(graph: Graph, anchors: Mapping[Node, str] | None = None) -> dict[Value, str]:
+    """A hash for each value of what it was computed from; equal for equal computations.
+
+    The history of a value ends at the nodes in `anchors`, which are known by these words already.
+    """
+    known = anchors or {}
+    prints: dict[Value, str] = {v: short_hash("input", str(i)) for i, v in enumerate(graph.inputs)}
     for node in graph.nodes:
         for value in node.inputs:
             if value is not None:
                 prints.setdefault(value, CONSTANT)
         for number, output in enumerate(node.outputs):
-            prints[output] = _print(node, number, prints)
+            anchored = node in known
+            prints[output] = (
+                short_hash("anchor", known[node], str(number))
+                if anchored
+                else _print(node, number, prints)
+            )
     return prints
 
 
 def _print(node: Node, number: int, prints: Mapping[Value, str]) -> str:
     """Of one output; traceless nodes and biases take the print of what they are given."""
     if node.composite is not None and node is node.composite.nodes[0]:
-        return _hash(node.composite.kind.name, "", "0", *_outer_inputs(node.composite, prints))
+        return short_hash(node.composite.kind.name, "", "0", *_outer_inputs(node.composite, prints))
     inputs = _inputs(node, prints)
-    if node.op.name == "shape" or not inputs:
+    if node.op.asks_shape or not inputs:
         return CONSTANT
-    data = node.moved_edges[0] if is_traceless(node, prints) else _biased(node)
+    if node.op.recurs:
+        return _recurrent(node, number, prints)
+    guarded = guarded_softmax(node)
+    if guarded is not None:
+        return prints[guarded]
+    data = node.moved_edges[0] if is_traceless(node, prints) else biased(node, prints)
     if data is not None:
         return prints[data.value]
     shape = "x".join(map(str, _weight_shape(node)))
-    return _hash(_kind(node), shape, str(number), *inputs)
+    return short_hash(kind_of(node), shape, str(number), *inputs)
+
+
+def _recurrent(node: Node, number: int, prints: Mapping[Value, str]) -> str:
+    """Of an LSTM or GRU: a stack of layers is one operator in torch and one each in ONNX."""
+    value = node.inputs[0]
+    while value is not None and value.producer is not None:
+        producer = value.producer
+        if producer.op.name == node.op.name:
+            value, node = producer.inputs[0], producer
+        elif is_traceless(producer, prints):
+            value = producer.moved_edges[0].value
+        else:
+            break
+    return short_hash(node.op.name, str(number), prints[node.inputs[0]] if node.inputs[0] else "")
 
 
 def is_traceless(node: Node, prints: Mapping[Value, str]) -> bool:
@@ -162,13 +193,14 @@ def is_traceless(node: Node, prints: Mapping[Value, str]) -> bool:
     return len({prints[edge.value] for edge in node.moved_edges}) == 1
 
 
-def _biased(node: Node) -> Edge | None:
+def biased(node: Node, prints: Mapping[Value, str]) -> Edge | None:
     """The read of the product in product + constant: the bias of a MatMul is an Add in ONNX."""
     if node.op.name != "add" or len(node.inputs) < 2:
         return None
     for edge, other in (node.edges, node.edges[::-1]):
         producer = edge.value.producer
-        if other.value.is_const and producer is not None and producer.op.weighted:
+        constant = prints[other.value] == CONSTANT
+        if constant and producer is not None and producer.op.weighted:
             return edge
     return None
 
@@ -183,7 +215,8 @@ def outermost(node: Node) -> Node:
     return node
 
 
-def _is_nested(value: Value) -> bool:
+def is_nested(value: Value) -> bool:
+    """True for a concat that another one takes along the same axis."""
     return value.producer is not None and outermost(value.producer) is not value.producer
 
 
@@ -196,7 +229,7 @@ def _operands(node: Node) -> Iterator[Value]:
     pending = [v for v in reversed(node.inputs) if v is not None]
     while pending:
         value = pending.pop()
-        if value.producer is not None and _is_nested(value):
+        if value.producer is not None and is_nested(value):
             pending += [v for v in reversed(value.producer.inputs) if v is not None]
         else:
             yield value
@@ -210,24 +243,30 @@ def _inputs(node: Node, prints: Mapping[Value, str]) -> list[str]:
 
 
 def _outer_inputs(composite: Composite, prints: Mapping[Value, str]) -> Iterable[str]:
-    """Of what a composite reads. Attention may have its scale in front of q and k, or inside."""
+    """Of what a composite reads. Attention may have its scale in front of q and k, or inside, and
+    makes numbers to add of a mask of booleans.
+    """
     nodes = composite.nodes[::-1]
     inner = {output for node in nodes for output in node.outputs}
     for value in dict.fromkeys(v for node in nodes for v in node.inputs if v is not None):
         if value in inner or prints[value] == CONSTANT:
             continue
         producer = value.producer
-        if composite.kind.name == "attention" and producer and producer.op.name in ("mul", "div"):
-            scaled = _inputs(producer, prints)
-            yield scaled[0] if len(scaled) == 1 else prints[value]
+        if composite.kind.name == "attention" and producer and producer.op.name in PREPARES:
+            prepared = _inputs(producer, prints)
+            yield prepared[0] if len(prepared) == 1 else prints[value]
         else:
             yield prints[value]
 
 
-def _kind(node: Node) -> str:
-    """The operator; one name for Gemm and a MatMul by a constant, and one for all without a row."""
+def kind_of(node: Node) -> str:
+    """The operator; one name for Gemm and a MatMul by a constant, one for means however they are
+    taken, and one for all operators without a row.
+    """
     if ":" in node.op.name:
         return "unknown"
+    if node.op.name in ("reduce_mean", "global_average_pool"):
+        return "mean"
     return "gemm" if node.op.name == "matmul" and weight_edge(node) else node.op.name
 
 
@@ -246,5 +285,6 @@ def _rank(value: Value) -> int:
     return len(value.shape or ())
 
 
-def _hash(*parts: str) -> str:
+def short_hash(*parts: str) -> str:
+    """Sixteen hexadecimal digits that stand for all parts."""
     return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

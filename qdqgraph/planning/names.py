@@ -96,8 +96,12 @@ class Names:
         return list(found)
 
     # ------------------------------------------------------------------ edges and tensors
-    def edges(self, pattern: Pattern) -> list[Edge]:
-        """Reads that a pattern names: of a tensor all, of a node its activation inputs."""
+    def edges(self, pattern: Pattern, *, parameters: bool = False) -> list[Edge]:
+        """Reads that a pattern names: of a tensor all, of a node its activation inputs.
+
+        With `parameters`, a node stands for its weight and bias too.
+        """
+        reads = operand_reads if parameters else activation_reads
         if isinstance(pattern, str):
             exact = self.graph.values.get(pattern)
             if exact is not None and pattern not in self.by_name and pattern not in self.by_module:
@@ -105,7 +109,7 @@ class Names:
             if _is_search(pattern):
                 found = list(self._matching(pattern))
                 if found:
-                    edges = (edge for name in found for edge in self.edges_of_name(name))
+                    edges = (edge for name in found for edge in self._edges_of(name, reads))
                     return list(dict.fromkeys(edges))
             name, selector = _split_selector(pattern)
             if name:
@@ -118,13 +122,13 @@ class Names:
                 )
             if _is_search(pattern):
                 raise self._nothing(pattern)
-        return [edge for node in self.nodes(pattern) for edge in activation_reads(node)]
+        return [edge for node in self.nodes(pattern) for edge in reads(node)]
 
-    def edges_of_name(self, name: str) -> list[Edge]:
+    def _edges_of(self, name: str, reads: Callable[[Node], list[Edge]]) -> list[Edge]:
         """As `edges` for one exact name."""
         nodes = self.by_name.get(name) or self.by_module.get(name)
         if nodes:
-            return [edge for node in nodes for edge in activation_reads(node)]
+            return [edge for node in nodes for edge in reads(node)]
         return [edge for edge in self.graph.values[name].uses if edge.index >= 0]
 
     def _select(self, node: Node, selector: str) -> list[Edge]:
@@ -198,6 +202,15 @@ def activation_reads(node: Node) -> list[Edge]:
         and not value.is_const
         and edge.role != "bias"
     ]
+
+
+def operand_reads(node: Node) -> list[Edge]:
+    """`activation_reads`, and those of the weight and the bias of a product."""
+    weight = weight_edge(node)
+    if weight is None:
+        return activation_reads(node)
+    bias = [edge for edge in node.edges if edge.role == "bias" and node.inputs[edge.index]]
+    return [*activation_reads(node), weight, *bias]
 
 
 def _two(text: str, pattern: str) -> tuple[str, str]:

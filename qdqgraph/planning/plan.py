@@ -24,7 +24,8 @@ class Quantizer:
     """One Q and one DQ behind `source`, to be. `setting` is the user's rule that last touched it.
 
     `amax` is the largest magnitude to represent: float64, [] or [channels]; `encoding` follows
-    from it, or is given.
+    from it, or is given. `bound` is the user's word on how large the tensor may get: the range of
+    an activation, and a limit to that of a weight.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Quantizer:
     setting: str = ""
     amax: npt.NDArray[np.float64] | None = None
     encoding: Encoding | None = None
+    bound: float | None = None
     remarks: list[str] = field(default_factory=list[str])
 
 
@@ -69,6 +71,7 @@ class Plan:
         self.forced: dict[Node, str] = {}
         self.floats: dict[Node, list[tuple[str, str]]] = {}
         self.alone: set[str] = set()
+        self.bias_bounds: dict[Node, float] = {}
         self.ranges: dict[str, float] = {}
         self.rescaled: dict[str, npt.NDArray[np.float64]] = {}
         self.notices: list[str] = []

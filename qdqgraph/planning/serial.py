@@ -79,6 +79,8 @@ def _quantizer(plan: Plan, quantizer: Quantizer) -> dict[str, Any]:
     if quantizer.encoding is not None:
         shown["scale"] = quantizer.encoding.scale.astype(np.float64).tolist()
         shown["zero_point"] = quantizer.encoding.zero_point.tolist()
+    if quantizer.bound is not None:
+        shown["bound"] = quantizer.bound
     if quantizer.setting:
         shown["setting"] = quantizer.setting
     return shown
@@ -170,6 +172,8 @@ def _restore(identity: str, value: Value, item: Mapping[str, Any]) -> Quantizer:
         origin="given" if "scale" in item else "calibrated",
     )
     quantizer = Quantizer(identity, value, spec, item.get("setting", ""))
+    if "bound" in item:
+        quantizer.bound = float(item["bound"])
     if "scale" in item:
         zero = np.asarray(item["zero_point"], np.int64)
         low, high = LIMITS.get(spec.dtype, (0, 0))

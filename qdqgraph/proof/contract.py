@@ -9,52 +9,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 
 from qdqgraph.errors import UsageError
 from qdqgraph.frontends.onnx_file.reading import bodies
-from qdqgraph.proof.contract_quantizers import check_quantizer
+from qdqgraph.proof.calls import without_functions
+from qdqgraph.proof.contract_products import PRODUCTS, check_product
+from qdqgraph.proof.contract_quantizers import FP8, INT8, check_quantizer, code_element
 from qdqgraph.proof.contract_rules import (
-    BY_ID,
+    DYNAMIC,
+    INTEGER,
     MAX_OPSET,
     RTX_MAX_OPSET,
+    RULES,
     UNSUPPORTED,
     ContractTarget,
 )
 from qdqgraph.proof.findings import Finding, gravest_first
+from qdqgraph.proof.pausing import collector_paused
 from qdqgraph.proof.reading import (
     DEFAULT_DOMAINS,
+    DEQUANTIZE,
     MICROSOFT,
+    QUANTIZE,
+    Quantizer,
     Reader,
     is_quantizer,
     node_label,
     opset_of,
-    read_quantizer,
 )
 from qdqgraph.storage.references import DataFolder
 
+QUANTIZERS = (QUANTIZE, DEQUANTIZE)
+INTEGER_OPERATORS = ("QLinear", "QGemm", "DynamicQuantize", "MatMulIntegerTo")
+
 
 class Lint:
-    """Gathers findings: those of rules that hold for this target and version."""
+    """Gathers findings: those of rules that hold for this target, version and GPU."""
 
-    def __init__(self, target: ContractTarget, version: tuple[int, ...]) -> None:
-        self.target: ContractTarget = target
-        self.version = version
+    def __init__(
+        self, target: ContractTarget, version: tuple[int, ...], sm: int | None, opset: int
+    ) -> None:
+        self.opset = opset
         self.found: list[Finding] = []
+        self._rules = {rule.id: rule for rule in RULES if rule.holds(target, version, sm)}
 
     def report(
         self, rule: str, what: str, *, node: onnx.NodeProto | None = None, tensor: str = ""
     ) -> bool:
         """Add a finding if the rule is in force; says whether it is."""
-        row = BY_ID[rule]
-        if not row.holds(self.target, self.version):
+        row = self._rules.get(rule)
+        if row is None:
             return False
         nodes = () if node is None else (node_label(node),)
         tensors = (tensor,) if tensor else ()
         self.found.append(Finding(rule, row.severity, nodes, tensors, what, row.why, row.fix))
         return True
+
+    def in_force(self, rule: str) -> bool:
+        """Whether the rule holds here."""
+        return rule in self._rules
 
 
 def check_contract(
@@ -63,26 +77,28 @@ def check_contract(
     target: ContractTarget,
     version: tuple[int, ...],
     data: DataFolder | None = None,
+    sm: int | None = None,
 ) -> list[Finding]:
     """What the parser of `target` at `version` refuses or misreads in `model`, errors first.
 
-    `version` counts for classic TensorRT; RTX rules are those of 1.7. `data` is the folder of
-    external tensors; scales and zero points in a file that is not found are not judged. Bodies of
-    If, Loop and Scan are read too. Raises `UsageError` for an unknown target or no version.
+    `version` counts for classic TensorRT; RTX rules are those of 1.7. `sm` is the compute
+    capability of the GPU, 89 for 8.9; without it nothing is said about hardware. `data` is the
+    folder of external tensors; scales and zero points in a file that is not found are not judged.
+    Bodies of If, Loop and Scan, and local functions, are read too.
+
+    Raises `UsageError` for an unknown target or no version, and `InvalidGraphError` for a tensor
+    whose contents do not fit its shape.
     """
     if target not in ("tensorrt", "tensorrt-rtx"):
         raise UsageError(f"no input contract of {target!r}", fix="tensorrt or tensorrt-rtx")
     if target == "tensorrt" and not version:
         raise UsageError("no TensorRT version to check against", fix="give for example (8, 6)")
-    lint = Lint(target, version)
     newest, opset = max_opset(target, version), opset_of(model)
+    lint = Lint(target, version, sm, opset)
     if opset > newest:
         lint.report("opset-too-new", f"the model is opset {opset}, read are those up to {newest}")
-    for reader in _readers(model.graph, data, None):
-        for node in reader.graph.node:
-            _check_operator(lint, node)
-            if is_quantizer(node):
-                check_quantizer(lint, read_quantizer(node, reader), reader)
+    with collector_paused():
+        _check_graphs(lint, model, data)
     return gravest_first(lint.found)
 
 
@@ -97,23 +113,50 @@ def max_opset(target: ContractTarget, version: tuple[int, ...]) -> int:
     return max((top for first, top in MAX_OPSET if first <= version), default=MAX_OPSET[0][1])
 
 
-def _readers(
-    graph: onnx.GraphProto, data: DataFolder | None, parent: Reader | None
-) -> Iterator[Reader]:
-    reader = Reader(graph, data, parent)
-    yield reader
-    for node in graph.node:
-        for body in bodies(node):
-            yield from _readers(body, data, reader)
+def _check_graphs(lint: Lint, model: onnx.ModelProto, data: DataFolder | None) -> None:
+    elements: dict[int, onnx.NodeProto] = {}
+    pending = [Reader(without_functions(model).graph, data)]
+    while pending:
+        reader = pending.pop()
+        _check_types(lint, reader)
+        for node in reader.nodes:
+            kind = node.op_type
+            if kind in QUANTIZERS and is_quantizer(node):
+                q = Quantizer(node, reader)
+                check_quantizer(lint, q, reader)
+                elements.setdefault(code_element(q, reader), node)
+                if node.domain == MICROSOFT:
+                    lint.report("microsoft-domain", f"{kind} is of com.microsoft", node=node)
+                continue
+            if kind in PRODUCTS:
+                check_product(lint, node, kind, reader)
+            elif kind in UNSUPPORTED or node.domain == MICROSOFT:
+                _check_operator(lint, node)
+            pending += [Reader(body, data, reader) for body in bodies(node)]
+    _check_formats(lint, elements)
 
 
 def _check_operator(lint: Lint, node: onnx.NodeProto) -> None:
     kind = node.op_type
     if node.domain in DEFAULT_DOMAINS:
-        if kind in UNSUPPORTED:
-            lint.report("unsupported-operator", f"{kind} cannot be imported", node=node)
-    elif node.domain == MICROSOFT:
-        if kind.startswith(("QLinear", "QGemm", "DynamicQuantize", "MatMulIntegerTo")):
-            lint.report("unsupported-operator", f"{kind} cannot be imported", node=node)
-        elif is_quantizer(node):
-            lint.report("microsoft-domain", f"{kind} is of com.microsoft", node=node)
+        lint.report("unsupported-operator", f"{kind} {UNSUPPORTED[kind]}", node=node)
+    elif kind.startswith(INTEGER_OPERATORS):
+        why = DYNAMIC if "Dynamic" in kind else INTEGER
+        lint.report("unsupported-operator", f"{kind} {why}", node=node)
+
+
+def _check_types(lint: Lint, reader: Reader) -> None:
+    """bfloat16 constants: one finding for the first of them."""
+    if lint.in_force("bf16-hardware"):
+        for tensor in reader.tensors.values():
+            if tensor.data_type == onnx.TensorProto.BFLOAT16:
+                lint.report("bf16-hardware", "a constant in bfloat16", tensor=tensor.name)
+                return
+
+
+def _check_formats(lint: Lint, elements: dict[int, onnx.NodeProto]) -> None:
+    """One finding about number formats that the whole network has to agree on."""
+    if INT8 in elements and FP8[0] in elements:
+        lint.report("int8-with-fp8", "a quantizer of fp8 beside int8", node=elements[FP8[0]])
+    if INT8 in elements:
+        lint.report("int8-hardware", "the network is quantized to int8")

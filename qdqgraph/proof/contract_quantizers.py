@@ -18,9 +18,20 @@ from qdqgraph.proof.reading import (
     is_quantizer,
 )
 
-FP8 = (TensorProto.FLOAT8E4M3FN,)
-FP4 = (TensorProto.FLOAT4E2M1,)
-READ = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT4, *FP8, *FP4)
+# Plain numbers: looking an enumeration up in a message class takes longer than comparing.
+INT8, UINT8, INT32, INT4 = (
+    int(TensorProto.INT8),
+    int(TensorProto.UINT8),
+    int(TensorProto.INT32),
+    int(TensorProto.INT4),
+)
+FLOAT = int(TensorProto.FLOAT)
+HALVES = (int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16))
+FP8 = (int(TensorProto.FLOAT8E4M3FN),)
+FP4 = (int(TensorProto.FLOAT4E2M1),)
+READ = (INT8, UINT8, INT32, INT4, *FP8, *FP4)
+FORMAT_OPSET = {FP8[0]: 19, INT4: 21, FP4[0]: 23}
+BLOCK_OPSET = 21
 
 
 class Report(Protocol):
@@ -34,7 +45,9 @@ class Report(Protocol):
 
 
 class Reporter(Protocol):
-    """What the checks report to."""
+    """What the checks report to. `opset` is the model's, 0 when it has none."""
+
+    opset: int
 
     @property
     def report(self) -> Report:
@@ -44,47 +57,52 @@ class Reporter(Protocol):
 
 def check_quantizer(lint: Reporter, q: Quantizer, reader: Reader) -> None:
     """Every rule about zero point, element type, scale and axis of one node."""
-    weight = is_weight(q.node, reader)
+    weight = is_weight(q, reader)
     element = code_element(q, reader)
-    _check_zero(lint, q, reader, element)
-    _check_element(lint, q, reader, element, weight)
-    _check_scale(lint, q, reader)
+    _check_zero(lint, q, element)
+    if element == INT8:
+        if not q.is_quantize and q.zero_name and reader.element(q.inputs[0]) == INT8:
+            _check_stored(lint, q, reader)
+    else:
+        _check_element(lint, q, reader, element, weight)
+    _check_scale(lint, q)
     _check_shape(lint, q, reader, weight)
 
 
-def is_weight(node: onnx.NodeProto, reader: Reader) -> bool:
+def is_weight(q: Quantizer, reader: Reader) -> bool:
     """Whether a Q or DQ node stands on a constant, directly or behind its Q."""
-    if reader.source(node.input[0]) is not None:
+    data = q.inputs[0]
+    if reader.source(data) is not None:
         return True
-    before = reader.producer.get(node.input[0])
+    before = None if q.is_quantize else reader.producer.get(data)
     quantized = before is not None and before.op_type == QUANTIZE and is_quantizer(before)
     return quantized and before is not None and reader.source(before.input[0]) is not None
 
 
 def code_element(q: Quantizer, reader: Reader) -> int:
     """ONNX element type of the codes; 0 when nothing says it."""
-    element = reader.element(q.zero_name)
-    if element:
-        return element
+    if q.of_zero.element:
+        return q.of_zero.element
     if not q.is_quantize:
-        return reader.element(q.node.input[0])
+        return reader.element(q.inputs[0])
     asked = attributes(q.node).get("output_dtype", 0)
-    return asked if isinstance(asked, int) and asked else int(TensorProto.UINT8)
+    return asked if isinstance(asked, int) and asked else UINT8
 
 
-def _check_zero(lint: Reporter, q: Quantizer, reader: Reader, element: int) -> None:
+def _check_zero(lint: Reporter, q: Quantizer, element: int) -> None:
     node, name = q.node, q.zero_name
     if not name:
-        asked = q.is_quantize and element == TensorProto.UINT8
+        asked = q.is_quantize and element == UINT8
         early = element not in FP8 and lint.report(
             "zero-point-missing", f"{node.op_type} has no zero point", node=node
         )
         if asked and not early:
             lint.report("zero-point-unsigned-default", "the codes are uint8", node=node)
         return
-    if reader.source(name) is None:
+    zero = q.of_zero
+    if not zero.element:
         lint.report("zero-point-computed", f"{name} is no constant", node=node, tensor=name)
-    elif element != TensorProto.INT32 and not all_zero(q.zero):
+    elif not zero.plain and element != INT32 and not all_zero(q.zero):
         shown = np.unique(np.asarray(q.zero, np.int64))[:4].tolist()
         lint.report("zero-point-not-zero", f"the zero point is {shown}", node=node, tensor=name)
     if q.scale is not None and q.zero is not None and q.zero.size != q.scale.size:
@@ -95,27 +113,40 @@ def _check_zero(lint: Reporter, q: Quantizer, reader: Reader, element: int) -> N
 def _check_element(
     lint: Reporter, q: Quantizer, reader: Reader, element: int, weight: bool
 ) -> None:
-    node, data = q.node, q.node.input[0]
+    node, data = q.node, q.inputs[0]
     kind = dtype_name(element)
-    if element == TensorProto.UINT8 and q.zero_name:
+    if element == UINT8 and q.zero_name:
         lint.report("uint8", f"{node.op_type} works on uint8 codes", node=node, tensor=data)
-    elif element == TensorProto.INT32:
+    elif element == INT32:
         lint.report("int32-dequantize", "DequantizeLinear of int32", node=node, tensor=data)
     elif element in FP8:
         lint.report("fp8-too-early", f"{node.op_type} of {kind}", node=node, tensor=data)
+        lint.report("fp8-hardware", f"{node.op_type} of {kind}", node=node, tensor=data)
     elif element in FP4:
         lint.report("fp4-too-early", f"{node.op_type} of {kind}", node=node, tensor=data)
-    elif element == TensorProto.INT4:
+        lint.report("fp4-hardware", f"{node.op_type} of {kind}", node=node, tensor=data)
+    elif element == INT4:
         _check_int4(lint, q, reader, weight)
     elif element and element not in READ:
         lint.report("format-unsupported", f"{node.op_type} of {kind}", node=node, tensor=data)
-    stored = not q.is_quantize and reader.element(data) == TensorProto.INT8
-    if stored and q.zero_name:
-        lint.report("int8-weight-too-early", "an int8 initializer + DQ", node=node, tensor=data)
+    needed = FORMAT_OPSET.get(element, 0)
+    if lint.opset < needed:
+        what = f"{node.op_type} of {kind} in opset {lint.opset}"
+        lint.report("format-opset", what, node=node, tensor=data)
+    if not q.is_quantize and q.zero_name and reader.element(data) == INT8:
+        _check_stored(lint, q, reader)
+
+
+def _check_stored(lint: Reporter, q: Quantizer, reader: Reader) -> None:
+    node, data = q.node, q.inputs[0]
+    lint.report("int8-weight-too-early", "an int8 initializer + DQ", node=node, tensor=data)
+    if reader.dims(data) == ():
+        lint.report("scalar-dequantize", f"{data} has no dimensions", node=node, tensor=data)
 
 
 def _check_int4(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> None:
-    node, data = q.node, q.node.input[0]
+    node, data = q.node, q.inputs[0]
+    lint.report("int4-hardware", f"{node.op_type} of int4", node=node, tensor=data)
     if lint.report("int4-too-early", f"{node.op_type} of int4", node=node, tensor=data):
         return
     if not weight:
@@ -134,14 +165,16 @@ def _check_int4(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> N
             lint.report("int4-with-int8-activation", what, node=reads, tensor=data)
 
 
-def _check_scale(lint: Reporter, q: Quantizer, reader: Reader) -> None:
-    node, name = q.node, q.node.input[1]
-    if reader.source(name) is None:
+def _check_scale(lint: Reporter, q: Quantizer) -> None:
+    node, name = q.node, q.inputs[1]
+    found = q.of_scale
+    if found.plain and found.element == FLOAT:
+        return
+    if not found.element:
         lint.report("scale-computed", f"{name} is no constant", node=node, tensor=name)
         return
-    element = reader.element(name)
-    if element in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        what = f"the scale is {dtype_name(element)}"
+    if found.element in HALVES:
+        what = f"the scale is {dtype_name(found.element)}"
         lint.report("scale-not-float32", what, node=node, tensor=name)
     if q.scale is None:
         return
@@ -157,40 +190,42 @@ def _check_scale(lint: Reporter, q: Quantizer, reader: Reader) -> None:
 
 
 def _check_shape(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> None:
-    node, name = q.node, q.node.input[1]
     if q.scale is None:
         return
-    dims = _data_dims(node, reader)
-    if q.block or q.scale.ndim > 1:
+    node, name, rank = q.node, q.inputs[1], q.scale.ndim
+    if not rank and not q.block:
+        return
+    dims = _data_dims(q, reader)
+    if q.block or rank > 1:
         _check_block(lint, q, dims)
         return
     if not weight:
         if q.scale.size > 1:
             what = f"{q.scale.size} scales on one activation"
             lint.report("activation-per-channel", what, node=node, tensor=name)
-        elif q.scale.ndim:
+        else:
             lint.report("activation-scale-shape", "a scale of shape [1]", node=node, tensor=name)
     if not q.per_channel:
         return
     if q.axis is None:
         what = f"{q.scale.size} scales and no axis attribute"
         lint.report("axis-missing", what, node=node, tensor=name)
-    if dims is None:
-        return
-    axis = 1 if q.axis is None else q.axis
-    if not -len(dims) <= axis < len(dims) or dims[axis] != q.scale.size:
-        what = f"{q.scale.size} scales along axis {axis} of shape {list(dims)}"
-        lint.report("axis-wrong", what, node=node, tensor=name)
-    elif weight and not q.is_quantize:
-        _check_weight_axis(lint, q, reader, axis % len(dims), len(dims))
+    if dims is not None:
+        axis = 1 if q.axis is None else q.axis
+        if not -len(dims) <= axis < len(dims) or dims[axis] != q.scale.size:
+            what = f"{q.scale.size} scales along axis {axis} of shape {list(dims)}"
+            lint.report("axis-wrong", what, node=node, tensor=name)
 
 
 def _check_block(lint: Reporter, q: Quantizer, dims: tuple[int, ...] | None) -> None:
-    node, name = q.node, q.node.input[1]
+    node, name = q.node, q.inputs[1]
     assert q.scale is not None
     shape = q.scale.shape
     if lint.report("block-too-early", f"scales of shape {list(shape)}", node=node, tensor=name):
         return
+    if lint.opset < BLOCK_OPSET:
+        what = f"block scales in opset {lint.opset}"
+        lint.report("format-opset", what, node=node, tensor=name)
     if dims is None:
         return
     blocked = [i for i, (d, s) in enumerate(zip(dims, shape, strict=False)) if d != s]
@@ -200,29 +235,11 @@ def _check_block(lint: Reporter, q: Quantizer, dims: tuple[int, ...] | None) -> 
         lint.report("block-shape", what, node=node, tensor=name)
 
 
-def _check_weight_axis(lint: Reporter, q: Quantizer, reader: Reader, axis: int, rank: int) -> None:
-    name = q.node.output[0]
-    for node in reader.readers.get(name, ()):
-        if len(node.input) < 2 or node.input[1] != name:
-            continue
-        what = f"{node.op_type} weight with scales along axis {axis}"
-        if node.op_type == "ConvTranspose":
-            if axis != 0:
-                lint.report("transposed-axis-0", what, node=node, tensor=name)
-            if axis != 1:
-                lint.report("transposed-axis-1", what, node=node, tensor=name)
-            continue
-        right = {"Conv": 0, "MatMul": rank - 1}.get(node.op_type)
-        if node.op_type == "Gemm":
-            right = 0 if attributes(node).get("transB") else 1
-        if right is not None and axis != right:
-            lint.report("weight-axis", what, node=node, tensor=name)
-
-
-def _data_dims(node: onnx.NodeProto, reader: Reader) -> tuple[int, ...] | None:
+def _data_dims(q: Quantizer, reader: Reader) -> tuple[int, ...] | None:
     """Shape of the data where it is a constant, directly or behind its Q."""
-    dims = reader.dims(node.input[0])
-    before = reader.producer.get(node.input[0])
-    if dims is None and before is not None and is_quantizer(before):
-        return reader.dims(before.input[0])
+    dims = reader.dims(q.inputs[0])
+    if dims is None and not q.is_quantize:
+        before = reader.producer.get(q.inputs[0])
+        if before is not None and is_quantizer(before):
+            return reader.dims(before.input[0])
     return dims

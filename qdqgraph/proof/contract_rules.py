@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from qdqgraph.proof.contract_hardware import HARDWARE_RULES
+from qdqgraph.proof.contract_rule import (
+    CLASSIC,
+    GUIDE,
+    LEGALIZE,
+    PARSER,
+    PARSER_TABLE,
+    RTX,
+    RTX_LOG,
+    ContractRule,
+    ContractTarget,
+    Version,
+)
 
-from qdqgraph.proof.findings import Severity
+__all__ = ["BY_ID", "RTX", "RTX_LOG", "RULES", "ContractRule", "ContractTarget"]
 
-ContractTarget: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
-Grade: TypeAlias = Literal["A", "B", "C", "D"]
-"""A: seen in an engine dump or compiler log. B: NVIDIA's documentation, parser source or a
-maintainer. C: encoded in NVIDIA's own quantization tools. D: third-party report or inference."""
-
-PARSER = "onnx/onnx-tensorrt, QuantDequantLinearHelper, branches 8.0-GA to 10.1"
-PARSER_TABLE = "onnx/onnx-tensorrt, docs/operators.md of each branch"
-GUIDE = "TensorRT developer guide, Explicit Quantization"
-RTX_LOG = "TensorRT-RTX 1.7 parser and builder messages on small graphs"
-
-ANY = (0,)
-FUTURE = (999,)
-BOTH: tuple[ContractTarget, ...] = ("tensorrt", "tensorrt-rtx")
-CLASSIC: tuple[ContractTarget, ...] = ("tensorrt",)
-RTX: tuple[ContractTarget, ...] = ("tensorrt-rtx",)
-
-LEGALIZE = "qdqgraph legalize MODEL -o OUT"
-
-
-@dataclass(frozen=True, slots=True)
-class ContractRule:
-    """A rule of the parsers. It holds for `targets` from version `since` to below `before`."""
-
-    id: str
-    severity: Severity
-    why: str
-    fix: str
-    grade: Grade
-    source: str
-    targets: tuple[ContractTarget, ...] = BOTH
-    since: tuple[int, ...] = ANY
-    before: tuple[int, ...] = FUTURE
-
-    def holds(self, target: ContractTarget, version: tuple[int, ...]) -> bool:
-        """Whether the rule is in force there. The bounds are versions of classic TensorRT."""
-        if target not in self.targets:
-            return False
-        return target == "tensorrt-rtx" or self.since <= version < self.before
-
-
-MAX_OPSET: tuple[tuple[tuple[int, ...], int], ...] = (
+MAX_OPSET: tuple[tuple[Version, int], ...] = (
     ((8, 0), 13),
     ((8, 4), 17),
     ((9,), 19),
@@ -58,14 +29,17 @@ MAX_OPSET: tuple[tuple[tuple[int, ...], int], ...] = (
 newest opset whose number formats the documentation names (D)."""
 RTX_MAX_OPSET = 23
 
-UNSUPPORTED: tuple[str, ...] = (
-    "QLinearConv",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-    "DynamicQuantizeLinear",
-)
-"""Operators on integer codes that no parser imports; so is every QLinear* of com.microsoft."""
+DYNAMIC = "quantizes anew at every inference, for which there is no int8 form"
+INTEGER = "works on integer codes"
+
+UNSUPPORTED: dict[str, str] = {
+    "QLinearConv": INTEGER,
+    "QLinearMatMul": INTEGER,
+    "ConvInteger": INTEGER,
+    "MatMulInteger": INTEGER,
+    "DynamicQuantizeLinear": DYNAMIC,
+}
+"""Operators that no parser imports, and why; so is every QLinear* of com.microsoft."""
 
 RULES: tuple[ContractRule, ...] = (
     ContractRule(
@@ -152,6 +126,16 @@ RULES: tuple[ContractRule, ...] = (
         f"{RTX_LOG}; {GUIDE}",
     ),
     ContractRule(
+        "scalar-dequantize",
+        "error",
+        "a quantized constant without dimensions gets reshaped before its DequantizeLinear, and "
+        "the builder refuses that",
+        LEGALIZE,
+        "A",
+        RTX_LOG,
+        targets=RTX,
+    ),
+    ContractRule(
         "format-unsupported",
         "error",
         "no parser release imports Q/DQ of this element type",
@@ -188,6 +172,23 @@ RULES: tuple[ContractRule, ...] = (
         GUIDE,
         targets=CLASSIC,
         before=(10, 8),
+    ),
+    ContractRule(
+        "format-opset",
+        "error",
+        "fp8 needs opset 19, int4 and block scales 21, fp4 23",
+        "export with a newer opset",
+        "B",
+        GUIDE,
+    ),
+    ContractRule(
+        "int8-with-fp8",
+        "error",
+        "int8 and fp8 quantizers cannot be mixed in one network",
+        "quantize the whole network to one of the two",
+        "B",
+        GUIDE,
+        targets=CLASSIC,
     ),
     ContractRule(
         "int4-odd-row",
@@ -309,12 +310,26 @@ RULES: tuple[ContractRule, ...] = (
     ContractRule(
         "transposed-axis-1",
         "warning",
-        "from 10.2 on a ConvTranspose weight is quantized along axis 1, its output channels",
+        "in 9.2 and 9.3, and from 10.2 on, a ConvTranspose weight is quantized along axis 1, its "
+        "output channels",
         "quantize this weight per tensor: right for every version",
         "C",
-        "NVIDIA TensorRT-Model-Optimizer, axis of ConvTranspose",
+        "pytorch-quantization's axis by version; NVIDIA TensorRT-Model-Optimizer",
         targets=CLASSIC,
-        since=(10, 2),
+        since=(9, 2),
+        gap=((10,), (10, 2)),
+    ),
+    ContractRule(
+        "transposed-axis-unsettled",
+        "warning",
+        "which axis of a ConvTranspose weight 10.0 and 10.1 expect is not known: NVIDIA's toolkit "
+        "went from 1 to 0 and back",
+        "quantize this weight per tensor: right for every version",
+        "C",
+        "pytorch-quantization's axis by version",
+        targets=CLASSIC,
+        since=(10,),
+        before=(10, 2),
     ),
     ContractRule(
         "int8-weight-too-early",
@@ -344,6 +359,7 @@ RULES: tuple[ContractRule, ...] = (
         "B",
         PARSER,
     ),
+    *HARDWARE_RULES,
 )
 
 BY_ID: dict[str, ContractRule] = {rule.id: rule for rule in RULES}

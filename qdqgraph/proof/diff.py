@@ -1,23 +1,21 @@
 """Two engines of one network side by side: what the QDQ build lost, and the pass that mends it.
 
-Products are aligned by the weight in their names, then by the ONNX node, and, where node numbers
-differ and no weights are named, by their place in the engine.
+With profiles, the differences that cost most milliseconds come first.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from qdqgraph.proof.engine import Engine, EngineLayer
+from qdqgraph.proof.diff_align import align, operator_names, operators_of, products_of
+from qdqgraph.proof.diff_times import Regions
+from qdqgraph.proof.engine_layers import Engine, EngineLayer
 
 DifferenceKind: TypeAlias = Literal["fusion", "precision", "reformat"]
 
-_OPERATOR = re.compile(r"(?:.*/)?([A-Z][A-Za-z]+?)(?:_\d+)?$")
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _EPILOGUES = {
     "Add": "place-residual",
     "MaxPool": "emit-pairs",
@@ -28,6 +26,17 @@ _EPILOGUES = {
     "Mul": "recognize-activations",
 }
 """Operators that a product may take along, and the pass that makes this possible."""
+OPTIONS: Mapping[str, str] = {
+    "place-residual": "policy=skip",
+    "place-pools": "average=around",
+    "place-squeeze-excite": "enabled=true",
+    "emit-pairs": "movers=behind",
+    "share-moved": "guard=0",
+}
+"""The option with which a pass does what is asked of it here, where it has one."""
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+_GATE = 4
+"""Tensors between the pool of a squeeze-excite block and its gate."""
 _ORDER: dict[DifferenceKind, int] = {"fusion": 0, "precision": 1, "reformat": 2}
 
 
@@ -36,8 +45,9 @@ class Difference:
     """One thing that the QDQ engine does worse than the best one.
 
     `best` and `qdq` say what each engine does at `layer` (named as in the QDQ engine). `mend` is
-    the pass whose placement mends it. `elements` is the size of the tensor concerned. `slower_ms`
-    is what the QDQ engine loses there, 0 without profiles.
+    the pass whose placement mends it. `elements` is the size of the tensor concerned. `best_ms` and
+    `qdq_ms` are the times of the region (see `Regions`) it belongs to, shared by all differences
+    there; both are 0 without profiles.
     """
 
     kind: DifferenceKind
@@ -46,13 +56,19 @@ class Difference:
     qdq: str
     mend: str
     elements: int = 0
-    slower_ms: float = 0.0
+    best_ms: float = 0.0
+    qdq_ms: float = 0.0
 
+    @property
+    def slower_ms(self) -> float:
+        """What the QDQ engine loses there."""
+        return self.qdq_ms - self.best_ms
 
-def operators_of(layer: EngineLayer) -> Counter[str]:
-    """How often each ONNX operator is named in a layer."""
-    found = (_OPERATOR.fullmatch(name) for name in layer.nodes)
-    return Counter(match.group(1) for match in found if match is not None)
+    @property
+    def spelled(self) -> str:
+        """`mend` with its option, as `--pass` of the command line takes it."""
+        option = OPTIONS.get(self.mend)
+        return f"{self.mend}{{{option}}}" if option else self.mend
 
 
 def diff_engines(
@@ -71,13 +87,17 @@ def diff_engines(
     sides = _Sides(best, qdq)
     found: list[Difference] = []
     for mine, its in sides.pairs:
-        before, after = (best_ms or {}).get(mine.name, 0.0), (qdq_ms or {}).get(its.name, 0.0)
-        slower = after - before if best_ms and qdq_ms else 0.0
-        found += _fusions(mine, its, sides, slower)
-        found += _precisions(mine, its, sides, slower)
-    found += _reformats(sides, qdq_ms or {})
-    found.sort(key=lambda d: (-d.slower_ms, _ORDER[d.kind], -d.elements, d.layer))
-    return found
+        found += _fusions(mine, its, sides)
+        found += _precisions(mine, its, sides)
+    found += _reformats(sides)
+    regions = Regions(best, qdq, sides.pairs, operator_names, (best_ms or {}, qdq_ms or {}))
+    layers = {layer.name: layer for layer in qdq.layers}
+    timed: list[Difference] = []
+    for item in found:
+        before, after = regions.of(layers[item.layer])
+        timed.append(replace(item, best_ms=before, qdq_ms=after))
+    timed.sort(key=lambda d: (-d.slower_ms, _ORDER[d.kind], -d.elements, d.layer))
+    return timed
 
 
 class _Sides:
@@ -87,12 +107,26 @@ class _Sides:
         self.best, self.qdq = best, qdq
         self.pairs = align(best, qdq)
         self.partner = {its.name: mine for mine, its in self.pairs}
-        self.products = {layer.name for layer in _products(qdq)}
+        self.products = {layer.name for layer in products_of(qdq)}
         self.writer = {t.name: layer for layer in qdq.layers for t in layer.outputs}
         self.readers: dict[str, list[EngineLayer]] = {}
         for layer in qdq.layers:
             for tensor in layer.inputs:
                 self.readers.setdefault(tensor.name, []).append(layer)
+
+    def squeezed(self, layer: EngineLayer) -> bool:
+        """True when a pool of averages is in front, as in front of the gate of a squeeze-excite."""
+        pending, seen = [t.name for t in layer.inputs], set[str]()
+        while pending:
+            name = pending.pop()
+            seen.add(name)
+            writer = self.writer.get(name)
+            if writer is None or len(seen) > _GATE:
+                continue
+            if any(operators_of(writer)[kind] for kind in _AVERAGES):
+                return True
+            pending += [t.name for t in writer.inputs if t.name not in seen]
+        return False
 
     def sums_behind(self, layer: EngineLayer) -> list[EngineLayer]:
         """The sums that read what this layer writes, reformats and pools passed over."""
@@ -109,29 +143,6 @@ class _Sides:
         return found
 
 
-def align(best: Engine, qdq: Engine) -> list[tuple[EngineLayer, EngineLayer]]:
-    """Layers that compute the same product, in the order of the QDQ engine."""
-    mine, its = _products(best), _products(qdq)
-    weights = {key: layer for layer in mine for key in layer.nodes if "weight" in key.lower()}
-    pairs = [(weights[key], layer) for layer in its for key in layer.nodes if key in weights]
-    if not pairs:
-        names = {key: layer for layer in mine for key in layer.nodes if _is_product(key)}
-        pairs = [(names[key], layer) for layer in its for key in layer.nodes if key in names]
-    if 2 * len(pairs) < len(its) and len(mine) == len(its):
-        pairs = list(zip(mine, its, strict=True))
-    first = {layer.name: (partner, layer) for partner, layer in reversed(pairs)}
-    return [first[layer.name] for layer in its if layer.name in first]
-
-
-def _is_product(name: str) -> bool:
-    match = _OPERATOR.fullmatch(name)
-    return match is not None and match.group(1) in _PRODUCTS
-
-
-def _products(engine: Engine) -> list[EngineLayer]:
-    return [layer for layer in engine.layers if any(_is_product(name) for name in layer.nodes)]
-
-
 def _elements(layer: EngineLayer) -> int:
     count = 1
     for size in layer.outputs[0].dims if layer.outputs else (0,):
@@ -139,7 +150,7 @@ def _elements(layer: EngineLayer) -> int:
     return count if layer.outputs and layer.outputs[0].dims else 0
 
 
-def _fusions(mine: EngineLayer, its: EngineLayer, sides: _Sides, slower: float) -> list[Difference]:
+def _fusions(mine: EngineLayer, its: EngineLayer, sides: _Sides) -> list[Difference]:
     before, after = operators_of(mine), operators_of(its)
     lost = [name for name in _EPILOGUES if before[name] > after[name]]
     sums = sides.sums_behind(its)
@@ -150,9 +161,11 @@ def _fusions(mine: EngineLayer, its: EngineLayer, sides: _Sides, slower: float) 
     found: list[Difference] = []
     for name in lost:
         mend = "place-residual" if name == "MaxPool" and sums else _EPILOGUES[name]
+        if mend == "recognize-activations" and sides.squeezed(its):
+            mend = "place-squeeze-excite"
         said = f"{name} is computed elsewhere"
         found.append(
-            Difference("fusion", its.name, f"fused with {name}", said, mend, _elements(its), slower)
+            Difference("fusion", its.name, f"fused with {name}", said, mend, _elements(its))
         )
     if before["Add"] and after["Add"] and len(mine.inputs) > 1 and len(its.inputs) > 1:
         int8, now = mine.inputs[1].precision, its.inputs[1].precision
@@ -160,7 +173,7 @@ def _fusions(mine: EngineLayer, its: EngineLayer, sides: _Sides, slower: float) 
             best = f"sum fused in int8, with {mine.inputs[1].name}"
             said = f"residual operand {its.inputs[1].name} is float, and so is the output"
             found.append(
-                Difference("fusion", its.name, best, said, "place-residual", _elements(its), slower)
+                Difference("fusion", its.name, best, said, "place-residual", _elements(its))
             )
     return found
 
@@ -171,22 +184,20 @@ def _is_kept(mine: EngineLayer, other: EngineLayer, sides: _Sides) -> bool:
     return better and other.name in sides.products
 
 
-def _precisions(
-    mine: EngineLayer, its: EngineLayer, sides: _Sides, slower: float
-) -> list[Difference]:
+def _precisions(mine: EngineLayer, its: EngineLayer, sides: _Sides) -> list[Difference]:
     before, after = mine.inputs[:1], its.inputs[:1]
     if before and after and (before[0].precision, after[0].precision) == ("int8", "float"):
         said = (f"computes on {before[0].format}", f"computes on {after[0].format}")
-        return [Difference("precision", its.name, *said, "place-weighted", _elements(its), slower)]
+        return [Difference("precision", its.name, *said, "place-weighted", _elements(its))]
     if (mine.output_precision, its.output_precision) != ("int8", "float"):
         return []
     sums = operators_of(its)["Add"] or operators_of(mine)["Add"] or sides.sums_behind(its)
     mend = "place-residual" if sums else "emit-pairs"
     said = (f"writes {mine.outputs[0].format}", f"writes {its.outputs[0].format}")
-    return [Difference("precision", its.name, *said, mend, _elements(its), slower)]
+    return [Difference("precision", its.name, *said, mend, _elements(its))]
 
 
-def _reformats(sides: _Sides, times: Mapping[str, float]) -> list[Difference]:
+def _reformats(sides: _Sides) -> list[Difference]:
     """Stand-alone layers behind a tensor where the best engine has none of the sort."""
     found: list[Difference] = []
     known = {partner.name for partner in sides.partner.values()}
@@ -211,9 +222,8 @@ def _reformats(sides: _Sides, times: Mapping[str, float]) -> list[Difference]:
             elsewhere[alike] -= 1
             continue
         said = f"{layer.standalone} on its own behind {writer.name}"
-        took = times.get(layer.name, 0.0)
         mend = _mend_reformat(layer, writer, sides)
-        found.append(Difference("reformat", layer.name, "none", said, mend, _elements(layer), took))
+        found.append(Difference("reformat", layer.name, "none", said, mend, _elements(layer)))
     return found
 
 
@@ -227,5 +237,5 @@ def _mend_reformat(layer: EngineLayer, writer: EngineLayer, sides: _Sides) -> st
         return "share-moved"
     if operators_of(writer)["Add"] or sides.sums_behind(writer):
         return "place-residual"
-    averages = ("AveragePool", "GlobalAveragePool", "ReduceMean")
-    return "place-pools" if any(operators_of(writer)[name] for name in averages) else "emit-pairs"
+    pooled = any(operators_of(writer)[name] for name in _AVERAGES)
+    return "place-pools" if pooled else "emit-pairs"

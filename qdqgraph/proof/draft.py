@@ -18,13 +18,18 @@ from qdqgraph.storage.references import DataFolder
 
 
 class Draft:
-    """The main graph of `model`; `read` looks names up, `changes` collects what was done."""
+    """The main graph of `model`; `read` looks names up, `changes` collects what was done.
+
+    `retyped` are tensors whose element type an edit changed.
+    """
 
     def __init__(self, model: onnx.ModelProto, data: DataFolder | None = None) -> None:
         self.model = model
         self.data = data
         self.names = NameAllocator(model)
         self.changes: list[Change] = []
+        self.retyped: set[str] = set()
+        self._dequantized: dict[tuple[str, str, str, int | None], str] = {}
         self.read = Reader(model.graph, data)
         self.outputs = {info.name for info in model.graph.output}
         self.fixed = self.outputs | set(self._captured())
@@ -71,9 +76,12 @@ class Draft:
 
     def dequantize(
         self, codes: str, scale: str, zero: str, axis: int | None = None
-    ) -> tuple[str, onnx.NodeProto]:
-        """A DequantizeLinear node on `codes`, and the name of its output."""
-        output = self.names.fresh(f"{codes}_dequantized")
+    ) -> tuple[str, onnx.NodeProto | None]:
+        """The name of dequantized codes, and the node that writes it when asked for first."""
+        key = (codes, scale, zero, axis)
+        if key in self._dequantized:
+            return self._dequantized[key], None
+        output = self._dequantized[key] = self.names.fresh(f"{codes}_dequantized")
         return output, self.pair_node(DEQUANTIZE, [codes, scale, zero], output, axis)
 
     def quantize(self, source: str, scale: str, zero: str, output: str) -> onnx.NodeProto:
@@ -88,7 +96,9 @@ class Draft:
         _remove(graph.initializer, gone)
         _remove(graph.input, gone)
         known = {info.name for info in (*graph.input, *graph.output)}
-        integral = {node.output[0] for node in graph.node if node.op_type == QUANTIZE}
+        integral = self.retyped | {
+            node.output[0] for node in graph.node if node.op_type == QUANTIZE
+        }
         written = {name for node in graph.node for name in node.output}
         stated = {info.name for info in graph.value_info}
         _remove(graph.value_info, (stated - written) | (stated & (integral | known)))

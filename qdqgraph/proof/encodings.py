@@ -49,6 +49,8 @@ def code_range(q: Quantizer, reader: Reader, element: int = 0) -> Range | None:
     limits = LIMITS.get(element or code_element(q, reader))
     if limits is None or q.scale is None or q.scale.size != 1 or (q.zero_name and q.zero is None):
         return None
+    if q.zero is not None and not q.zero.size:
+        return None
     scale = float(q.scale.reshape(-1)[0])
     zero = 0 if q.zero is None else int(q.zero.reshape(-1)[0])
     return Range((limits[0] - zero) * scale, (limits[1] - zero) * scale, scale)

@@ -74,6 +74,11 @@ def pads_last_two(node: Node) -> bool:
     return not any(pads[: max(0, rank - 2)]) and not any(pads[rank : 2 * rank - 2])
 
 
+def pads_zeros_in_place(node: Node) -> bool:
+    """True for a zero Pad of pixels, which TensorRT makes part of the convolution behind it."""
+    return node.op.name == "pad" and commutes(node) and node.text("mode", "constant") == "constant"
+
+
 class Flow:
     """The facts of one graph; values are keyed by identity."""
 

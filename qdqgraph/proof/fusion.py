@@ -22,8 +22,11 @@ ALONE = frozenset({"sigmoid", "tanh", "hard_sigmoid"})
 POINTWISE = frozenset({"add", "sub", "mul", "div", "pow", "maximum", "minimum", "erf", "exp"}) | (
     EPILOGUES | LONG_EPILOGUES | ALONE | {"sqrt"}
 )
+REGION = 16
+"""Operators of the longest activation looked for; GELU with tanh has nine."""
 SILU_ENDS = ("mul", "silu")
 SILU_ADD_SINCE = (8, 5)
+GROUPED_DECONV_SINCE = (8, 5)
 
 
 @dataclass(slots=True)
@@ -42,16 +45,37 @@ class Chain:
     float_because: str = ""
 
 
-def silu_behind(value: Value) -> tuple[Node, Node] | None:
-    """Sigmoid and Mul when they are all that reads `value`, or None."""
-    readers = {edge.node for edge in value.uses}
-    if value.is_output or len(value.uses) != 2 or len(readers) != 2:
-        return None
-    gate = next((node for node in readers if node.op.name == "sigmoid"), None)
-    product = next((node for node in readers if node.op.name == "mul"), None)
-    if gate is None or product is None or single_reader(gate.output) is not product:
-        return None
-    return gate, product
+def activation_region(flow: Flow, value: Value) -> list[Node]:
+    """Pointwise operators that read `value` more than once and meet again in one tensor.
+
+    Such are SiLU, hard-swish, Mish and GELU written out; TensorRT makes one pointwise operator of
+    them. They come in order, the last one writes the tensor; empty when there is no such region.
+    """
+    if len(value.uses) < 2:
+        return []
+    inside, nodes = {value}, list[Node]()
+    while len(nodes) < REGION:
+        loose = {v for v in inside if v.is_output or _readers(v) - set(nodes)}
+        if nodes and loose == {nodes[-1].output}:
+            return nodes
+        if any(v.is_output or any(edge.index < 0 for edge in v.uses) for v in loose):
+            return []
+        near = {node for v in loose for node in _readers(v) - set(nodes)}
+        ready = [
+            node
+            for node in near
+            if node.op.name in POINTWISE
+            and all(flow.is_static(v) or v in inside for v in node.inputs)
+        ]
+        if not ready:
+            return []
+        nodes.append(min(ready, key=lambda node: node.order))
+        inside.add(nodes[-1].output)
+    return []
+
+
+def _readers(value: Value) -> set[Node]:
+    return {edge.node for edge in value.uses}
 
 
 def scales(reader: Node, value: Value) -> bool:
@@ -89,6 +113,11 @@ class Fusion:
             reader = single_reader(chain.end)
             if reader is not None and reader.op.name == "batch_norm":
                 chain.float_because = "batch norm behind a quantized ConvTranspose does not fuse"
+            if node.int("group", 1) > 1 and self.version < GROUPED_DECONV_SINCE:
+                chain.float_because = (
+                    "before TensorRT 8.5 there is no int8 kernel for a grouped ConvTranspose: "
+                    "without --fp16 the build fails"
+                )
             return chain
         self._affine(chain)
         if chain.float_because:
@@ -129,13 +158,19 @@ class Fusion:
 
     def _activate(self, chain: Chain, names: frozenset[str] | None = None) -> bool:
         """Take the activation behind into the chain; `names` limits which."""
-        silu = silu_behind(chain.end) if names is None else None
-        if silu is not None and chain.product.op.name == "conv":
+        region = activation_region(self.flow, chain.end) if names is None else []
+        if region and chain.product.op.name == "conv":
             if is_depthwise(chain.product):
-                chain.float_because = "no int8 depthwise kernel takes SiLU as an epilogue"
+                chain.float_because = (
+                    "no int8 depthwise kernel takes SiLU as an epilogue: "
+                    "without --fp16 the build fails"
+                )
                 return False
-            chain.nodes += silu
-            chain.end = silu[1].output
+            chain.nodes += region
+            chain.end = region[-1].output
+            while (behind := single_reader(chain.end)) is not None and self._scales(behind, chain):
+                chain.nodes.append(behind)
+                chain.end = behind.output
             return True
         reader = single_reader(chain.end)
         if reader is None or not self._fuses(chain.product, reader, names):
@@ -143,6 +178,10 @@ class Fusion:
         chain.nodes.append(reader)
         chain.end = reader.output
         return True
+
+    def _scales(self, node: Node, chain: Chain) -> bool:
+        """Arithmetic with a constant, as at the end of GELU; a batch norm is no pointwise one."""
+        return node.op.name in POINTWISE and scales(node, chain.end)
 
     def _fuses(self, product: Node, reader: Node, names: frozenset[str] | None) -> bool:
         name = reader.op.name

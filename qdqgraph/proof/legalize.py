@@ -15,7 +15,7 @@ from qdqgraph.proof.contract import check_contract
 from qdqgraph.proof.contract_rules import ContractTarget
 from qdqgraph.proof.draft import Draft
 from qdqgraph.proof.legalize_activations import symmetric_activations
-from qdqgraph.proof.legalize_bias import float_biases
+from qdqgraph.proof.legalize_bias import float_biases, float_constants
 from qdqgraph.proof.legalize_clips import restore_clips
 from qdqgraph.proof.legalize_integers import float_integer_products
 from qdqgraph.proof.legalize_operators import name_default_domain, unfold_operators
@@ -23,6 +23,7 @@ from qdqgraph.proof.legalize_outputs import drop_output_pairs
 from qdqgraph.proof.legalize_report import LegalizeReport
 from qdqgraph.proof.legalize_weights import symmetric_weights
 from qdqgraph.proof.reading import opset_of
+from qdqgraph.proof.vetting import refuse_short_nodes
 from qdqgraph.storage.references import DataFolder
 
 OPSET = 13
@@ -35,19 +36,23 @@ def legalize(
     target: ContractTarget = "tensorrt",
     version: tuple[int, ...] = (10,),
     data: DataFolder | None = None,
+    sm: int | None = None,
 ) -> LegalizeReport:
     """Rewrite `model` in place so that TensorRT takes its Q/DQ; returns what was done and lost.
 
     uint8 codes with zero point 128 become int8 with zero point 0, exactly; other zero points get
-    a symmetric scale that covers the same range. int32 biases become float. QLinear* operators
-    become float ones between Q and DQ, ConvInteger and MatMulInteger float products. A Relu or
-    Clip that a quantizer stood for is put back. A graph output whose quantizer is not symmetric
-    is no longer quantized. Bodies of If, Loop and Scan are left as they are.
+    a symmetric scale that covers the same range. int32 biases and quantized constants that are
+    no weights become float. QLinear* operators become float ones between Q and DQ, ConvInteger
+    and MatMulInteger float products. A Relu or Clip that a quantizer stood for is put back. A
+    graph output whose quantizer is not symmetric is no longer quantized. Bodies of If, Loop and
+    Scan are left as they are.
 
-    `report.left` is the input contract's verdict for `target` at `version` on the result. `data`
+    `report.left` is the input contract's verdict for `target` at `version`, on a GPU of compute
+    capability `sm` (89 for 8.9) if that is given, on the result. `data`
     is the folder of external tensors. Raises `InvalidGraphError` or `ModelLoadError` for a model
-    whose opset cannot be raised to 13.
+    whose opset cannot be raised to 13, or that is damaged.
     """
+    refuse_short_nodes(model.graph.node, opset_of(model))
     draft = Draft(model, data)
     if opset_of(model) < OPSET and _is_quantized(model):
         for line in raise_opset(model, OPSET)[:1]:
@@ -57,13 +62,14 @@ def legalize(
     unfold_operators(draft)
     float_integer_products(draft)
     float_biases(draft)
+    float_constants(draft)
     restore_clips(draft)
     drop_output_pairs(draft)
     symmetric_activations(draft)
     symmetric_weights(draft)
     if draft.changes:
         draft.sweep()
-    left = check_contract(model, target=target, version=version, data=data)
+    left = check_contract(model, target=target, version=version, data=data, sm=sm)
     return LegalizeReport(draft.changes, left)
 
 

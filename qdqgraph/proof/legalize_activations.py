@@ -19,7 +19,6 @@ from qdqgraph.proof.reading import (
     QUANTIZE,
     Quantizer,
     is_quantizer,
-    read_quantizer,
 )
 
 
@@ -35,7 +34,7 @@ def symmetric_activations(draft: Draft) -> None:
 def _group(
     draft: Draft, node: onnx.NodeProto, known: dict[tuple[str, str], tuple[str, str]]
 ) -> None:
-    q = read_quantizer(node, draft.read)
+    q = Quantizer(node, draft.read)
     readers = draft.read.readers.get(node.output[0], [])
     if node.output[0] in draft.fixed or not all(
         is_quantizer(r) and r.op_type == DEQUANTIZE and r.input[0] == node.output[0]
@@ -47,7 +46,7 @@ def _group(
     if limits is None or not (limits.unit > 0 and math.isfinite(limits.unit)):
         return
     for reader in readers:
-        other = read_quantizer(reader, draft.read)
+        other = Quantizer(reader, draft.read)
         if code_range(other, draft.read, element) != limits:
             return
     key = (node.input[1], q.zero_name)

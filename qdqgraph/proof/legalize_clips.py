@@ -21,9 +21,9 @@ from qdqgraph.proof.encodings import code_range, is_middle
 from qdqgraph.proof.legalize_operators import MOVERS
 from qdqgraph.proof.reading import (
     DEQUANTIZE,
+    Quantizer,
     is_quantizer,
     node_label,
-    read_quantizer,
 )
 
 NEVER_NEGATIVE = (
@@ -75,7 +75,7 @@ def _bounds(draft: Draft, node: onnx.NodeProto, signs: dict[str, bool]) -> Bound
     """Bounds of the clip that a quantizer stands for, (0, inf) for Relu; None for no clip."""
     if not is_quantizer(node) or node.op_type == DEQUANTIZE:
         return None
-    q = read_quantizer(node, draft.read)
+    q = Quantizer(node, draft.read)
     limits = code_range(q, draft.read)
     producer = draft.read.producer.get(node.input[0])
     if limits is None or producer is None or not 0 < limits.unit < float("inf"):
@@ -135,7 +135,7 @@ def _starts_positive(draft: Draft, node: onnx.NodeProto | None, name: str) -> bo
         low = draft.read.const(node.input[1]) if len(node.input) > 1 and node.input[1] else None
         return low is not None and bool(np.all(low >= 0))
     if is_quantizer(node):
-        limits = code_range(read_quantizer(node, draft.read), draft.read)
+        limits = code_range(Quantizer(node, draft.read), draft.read)
         return limits is not None and limits.low >= 0
     return node.op_type in NEVER_NEGATIVE
 

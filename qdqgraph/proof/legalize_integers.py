@@ -45,8 +45,15 @@ def _only_products(draft: Draft, node: onnx.NodeProto) -> bool:
         and reader.input[0] == node.output[0]
         and list(reader.input[2:3]) == list(node.output[2:3])
         and _weight(draft, reader) is not None
+        and _only_casts(draft, reader.output[0])
         for reader in readers
     )
+
+
+def _only_casts(draft: Draft, name: str) -> bool:
+    """Whether an int32 product is only read to make floats of it, so that it may be float."""
+    readers = draft.read.readers.get(name, [])
+    return name not in draft.fixed and all(reader.op_type == "Cast" for reader in readers)
 
 
 def _weight(
@@ -80,16 +87,15 @@ def _product(
     if source is None:
         source = _centred(draft, node, made)
     stored = draft.constant(f"{node.input[1]}_float", weight)
-    output = node.output[0]
-    plain = draft.names.fresh(f"{output}_float")
-    kind = FLOAT_NAME[node.op_type]
+    output, kind = node.output[0], FLOAT_NAME[node.op_type]
+    plain = output if node.input[0] in dynamic else draft.names.fresh(f"{output}_float")
+    draft.retyped.add(plain)
     product = helper.make_node(kind, [source, stored], [plain], node.name)
     product.attribute.extend(node.attribute)
     made.append(product)
-    to = TensorProto.INT32 if node.input[0] not in dynamic else TensorProto.FLOAT
-    made.append(
-        helper.make_node("Cast", [plain], [output], draft.names.fresh(f"{output}_Cast"), to=to)
-    )
+    if plain != output:
+        cast = draft.names.fresh(f"{output}_Cast")
+        made.append(helper.make_node("Cast", [plain], [output], cast, to=TensorProto.INT32))
     draft.note("float", node_label(node), f"{node.op_type} as {kind}")
     return made
 

@@ -104,6 +104,11 @@ def _unfold(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
     result = form.result
     if not all(_constant(draft, node, first) for first in (*form.operands, result - 1)):
         return None
+    bias = None
+    if 0 <= form.bias < len(node.input) and node.input[form.bias]:
+        bias = _bias(draft, node, form.bias, given)
+        if bias is None:
+            return None
     made: list[onnx.NodeProto] = []
     reads: list[str] = []
     for place, first in enumerate(form.operands):
@@ -111,10 +116,7 @@ def _unfold(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         if axis is not None and node.op_type == "QGemm" and given.get("transB"):
             axis = 0
         reads.append(_operand(draft, node, first, axis, made))
-    if 0 <= form.bias < len(node.input) and node.input[form.bias]:
-        bias = _bias(draft, node, form.bias, given)
-        if bias is None:
-            return None
+    if bias is not None:
         reads.append(bias)
     if _old_softmax(node, given):
         made += _flattened(draft, node, reads)
@@ -137,7 +139,7 @@ def _moved(draft: Draft, node: onnx.NodeProto, scale: str, zero: str) -> list[on
     moved = onnx.NodeProto()
     moved.CopyFrom(node)
     moved.input[0] = source
-    made = [dq, moved]
+    made = [moved] if dq is None else [dq, moved]
     for index, name in enumerate(node.output):
         if name:
             moved.output[index] = draft.names.fresh(f"{name}_float")
@@ -188,7 +190,8 @@ def _operand(
         dims = draft.read.dims(codes)
         axis = axis + len(dims) if dims else axis
     name, dq = draft.dequantize(codes, scale, zero, axis)
-    made.append(dq)
+    if dq is not None:
+        made.append(dq)
     return name
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from qdqgraph.proof.contract_quantizers import code_element
 from qdqgraph.proof.draft import Draft
 from qdqgraph.proof.encodings import LIMITS, code_range, is_middle
-from qdqgraph.proof.reading import DEQUANTIZE, QUANTIZE, is_quantizer, read_quantizer
+from qdqgraph.proof.reading import DEQUANTIZE, QUANTIZE, Quantizer, is_quantizer
 
 
 def drop_output_pairs(draft: Draft) -> None:
@@ -33,7 +33,7 @@ def drop_output_pairs(draft: Draft) -> None:
 
 def _last(draft: Draft, node: onnx.NodeProto) -> onnx.NodeProto | None:
     """The DQ that makes a graph output of this Q's codes, if the pair can and should go."""
-    q = read_quantizer(node, draft.read)
+    q = Quantizer(node, draft.read)
     element, source = code_element(q, draft.read), node.input[0]
     readers = draft.read.readers.get(node.output[0], [])
     limits = code_range(q, draft.read, element)
@@ -43,7 +43,7 @@ def _last(draft: Draft, node: onnx.NodeProto) -> onnx.NodeProto | None:
     if not is_quantizer(last) or last.op_type != DEQUANTIZE or node.output[0] in draft.fixed:
         return None
     result = last.output[0]
-    other = code_range(read_quantizer(last, draft.read), draft.read, element)
+    other = code_range(Quantizer(last, draft.read), draft.read, element)
     if result not in draft.outputs or draft.read.readers.get(result) or other != limits:
         return None
     if source in draft.fixed or source not in draft.read.producer or not _same_type(draft, result):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from qdqgraph.proof.findings import Finding
 
 Kind: TypeAlias = Literal[
-    "operator", "float", "bias", "clip", "output", "activation", "weight", "form"
+    "operator", "float", "bias", "constant", "clip", "output", "activation", "weight", "form"
 ]
 
 SAID: dict[Kind, str] = {
     "operator": "operators on codes turned into Q/DQ",
-    "float": "integer products turned into float ones",
+    "float": "nodes of dynamic quantization turned into float ones, which have no int8 form: "
+    "quantize the float model with data for int8",
     "bias": "integer biases turned into float ones",
+    "constant": "quantized constants that are no weights turned into float ones",
     "clip": "Relu or Clip nodes put back",
     "output": "graph outputs no longer quantized",
     "activation": "activation quantizers made int8 with zero point 0",
@@ -40,6 +45,16 @@ class Change:
     step_before: float = 0.0
     step_after: float = 0.0
     max_error: float = 0.0
+
+    @property
+    def noise_db(self) -> float:
+        """What the step's growth adds to the rounding noise: 20·log10(after / before) dB.
+
+        Rounding to steps of s makes noise of s²/12 on average. 0 for other changes.
+        """
+        if not (self.step_before > 0 and self.step_after > 0) or self.kind != "activation":
+            return 0.0
+        return 20 * math.log10(self.step_after / self.step_before)
 
     def to_json(self) -> dict[str, Any]:
         """The change as plain JSON values."""
@@ -75,6 +90,12 @@ class LegalizeReport:
         """A summary for people: a line a kind, then each loss, then what is left."""
         counts = Counter(change.kind for change in self.changes)
         told = [f"{counts[kind]} {said}" for kind, said in SAID.items() if counts[kind]]
+        noise = [c.noise_db for c in self.changes if c.kind == "activation" and not c.exact]
+        if noise:
+            told.append(
+                f"{len(noise)} of these activations are rounded to coarser steps: "
+                f"{np.mean(noise):+.1f} dB of noise in the mean, {max(noise):+.1f} dB at most"
+            )
         told += [f"loss: {c.name}: {c.what}" for c in self.changes if not c.exact]
         told.append(
             "exact" if self.exact else "not exact: quantize the float model instead if you have it"

@@ -20,7 +20,6 @@ from qdqgraph.proof.reading import (
     Quantizer,
     attributes,
     is_quantizer,
-    read_quantizer,
 )
 
 Key: TypeAlias = "tuple[str, str, str, int, int | None]"
@@ -45,14 +44,14 @@ def symmetric_weights(draft: Draft) -> None:
 
 def _write_axis(draft: Draft, node: onnx.NodeProto) -> None:
     """Say the axis that the ONNX specification takes where none is given; TensorRT takes 0."""
-    q = read_quantizer(node, draft.read)
+    q = Quantizer(node, draft.read)
     if q.per_channel and q.axis is None:
         node.attribute.append(onnx.helper.make_attribute("axis", 1))
         draft.note("form", node.output[0], "axis 1 written out")
 
 
 def _weight(draft: Draft, node: onnx.NodeProto, known: dict[Key, Written]) -> None:
-    q = read_quantizer(node, draft.read)
+    q = Quantizer(node, draft.read)
     found = _codes(draft, q)
     if found is None or q.scale is None or q.block or q.scale.ndim > 1:
         return
@@ -91,7 +90,7 @@ def _codes(draft: Draft, q: Quantizer) -> tuple[Array, int] | None:
     before = draft.read.producer.get(name)
     if before is None or not is_quantizer(before) or before.op_type != QUANTIZE:
         return None
-    quantizer = read_quantizer(before, draft.read)
+    quantizer = Quantizer(before, draft.read)
     element = code_element(quantizer, draft.read)
     if element not in LIMITS or (_is_legal(quantizer, element) and _is_legal(q, element)):
         return None

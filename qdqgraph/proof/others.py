@@ -97,7 +97,7 @@ def float_layer(books: Books, nodes: list[Node]) -> PredictedLayer:
     return PredictedLayer(
         tuple(node.name for node in nodes),
         "float",
-        tuple(books.read(value, int8=False) for value in reads),
+        tuple(books.read_by_kernel(value, int8=False) for value in reads),
         tuple(books.write(value, None) for value in nodes[-1].outputs),
         reason=f"{nodes[0].op} has no int8 kernel",
     )
@@ -125,7 +125,7 @@ def _closed(books: Books, nodes: list[Node], kind: Kind, *, absorbs: bool) -> Pr
     return PredictedLayer(
         tuple(node.name for node in nodes),
         kind,
-        tuple(books.read(value, int8=int8) for value in values),
+        tuple(books.read_by_kernel(value, int8=int8) for value in values),
         (books.write(end, scale if int8 or absorbs else None),),
         reason=reason,
     )

@@ -19,11 +19,18 @@ from qdqgraph.proof.flow import Flow, Scale
 from qdqgraph.proof.fusion import Fusion
 from qdqgraph.proof.layers import PredictedLayer, Prediction, TensorUse
 from qdqgraph.proof.others import other_layers
+from qdqgraph.proof.pausing import collector_paused
 from qdqgraph.proof.products import Books, elements, product_layer
+from qdqgraph.proof.rtx.predictor import predict_rtx
 from qdqgraph.proof.skeleton import view_without_weights
 
 if TYPE_CHECKING:
     import onnx
+
+
+COMPILED_SINCE = (10,)
+WINDOWS = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool"})
+"""Without any of these TensorRT 10 compiles a network as one, as engines of two MLPs show."""
 
 
 def predict(
@@ -40,17 +47,27 @@ def predict(
     The model is not changed, and its weights are not read. `folder` is where external data lies,
     needed only if scales are stored there. `version` is that of TensorRT.
 
-    Raises `TargetError` for another target than `tensorrt`, and `InvalidGraphError` for a graph
+    With `target="tensorrt-rtx"` these are kernels of the TensorRT-RTX compiler, and `version` is
+    not looked at; `predict_rtx` tells more.
+
+    Raises `TargetError` for another target than these two, and `InvalidGraphError` for a graph
     that is not legal.
     """
+    if target == "tensorrt-rtx":
+        return predict_rtx(model, folder=folder).prediction
     if target != "tensorrt":
         raise TargetError(
             f"layers of target {target!r} are not predicted",
-            fix="predict for 'tensorrt', or let the target's compiler print its plan",
+            fix="predict for 'tensorrt' or 'tensorrt-rtx'",
         )
-    graph = view_without_weights(model, folder)
+    with collector_paused():
+        return _predicted(view_without_weights(model, folder), version)
+
+
+def _predicted(graph: OnnxGraph, version: tuple[int, ...]) -> Prediction:
     flow = Flow(graph)
-    books = Books(flow)
+    compiled = version >= COMPILED_SINCE and not any(node.op.name in WINDOWS for node in flow.nodes)
+    books = Books(flow, compiled=compiled)
     order = {node.name: node.order for node in flow.nodes}
     found: list[tuple[float, PredictedLayer]] = []
 

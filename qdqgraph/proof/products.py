@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from qdqgraph.graph.view import Node, Value
 from qdqgraph.graph.walk import single_reader
-from qdqgraph.proof.flow import Flow, Scale
+from qdqgraph.proof.flow import Flow, Scale, pads_zeros_in_place
 from qdqgraph.proof.fusion import Chain
 from qdqgraph.proof.layers import Kind, Precision, PredictedLayer, TensorUse
 from qdqgraph.proof.operands import operands, weight_nodes, why_float_product
@@ -28,7 +28,8 @@ class Books:
 
     `taken`: nodes that a layer computes. `written`: values that a layer writes as int8 with this
     scale, so that no Q stays behind. `materialized`: values that exist as codes and are read as
-    float. `inside`: values that never leave a layer.
+    float. `inside`: values that never leave a layer. `compiled`: kernels are generated for all that
+    is no product, and take a DQ in front along.
     """
 
     flow: Flow
@@ -36,6 +37,7 @@ class Books:
     written: set[tuple[Value, Scale]] = field(default_factory=set[tuple[Value, Scale]])
     materialized: dict[Value, None] = field(default_factory=dict[Value, None])
     inside: set[Value] = field(default_factory=set[Value])
+    compiled: bool = False
 
     def read(self, value: Value, *, int8: bool) -> TensorUse:
         """A read of `value`, as its codes or as float."""
@@ -44,6 +46,10 @@ class Books:
         if value in self.flow.codes:
             self.materialized[value] = None
         return TensorUse(value.name, "float", elements(value))
+
+    def read_by_kernel(self, value: Value, *, int8: bool) -> TensorUse:
+        """The same for a layer that is no product."""
+        return self.read(value, int8=int8 or self.compiled)
 
     def write(self, value: Value, scale: Scale | None) -> TensorUse:
         """A write of `value`, quantized with `scale` or, without one, float."""
@@ -69,7 +75,7 @@ class Books:
             value, scale = after.output, behind
             passed.append(after)
             quantizers = self.flow.demand_of(value).scales[scale]
-        return value, scale, passed
+        return value, scale, [*passed, *quantizers]
 
 
 def why_float_output(flow: Flow, chain: Chain) -> str:
@@ -77,6 +83,8 @@ def why_float_output(flow: Flow, chain: Chain) -> str:
     if chain.float_because:
         return chain.float_because
     demand = flow.demand_of(chain.end)
+    if chain.product.op.name == "conv_transpose" and demand.single and not demand.direct:
+        return f"the Q that rises to {chain.end.name} does not fuse with a ConvTranspose"
     if demand.single is not None:
         return ""
     if len(demand.scales) > 1 and not demand.floats:
@@ -94,7 +102,7 @@ def product_layer(books: Books, chain: Chain) -> PredictedLayer:
     nodes: list[Node] = []
     for place, value in enumerate(inputs):
         pad = value.producer
-        if pad is not None and pad.op.name == "pad" and single_reader(value) is node:
+        if pad is not None and pads_zeros_in_place(pad) and single_reader(value) is node:
             nodes.append(pad)
             books.inside.add(value)
             inputs[place] = value = flow.moved(pad)[0]

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from qdqgraph.errors import ModelLoadError
+from qdqgraph.errors import InvalidGraphError, ModelLoadError
 from qdqgraph.frontends.onnx_file.reading import attribute_value
 from qdqgraph.graph.view import Array, Attribute
 from qdqgraph.storage.external import tensor_array
-from qdqgraph.storage.references import DataFolder
+from qdqgraph.storage.references import DataFolder, is_external
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 MICROSOFT = "com.microsoft"
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FORWARDING = ("Identity", "Cast")
+Q_DOMAINS = (*DEFAULT_DOMAINS, MICROSOFT)
+
+PLAIN: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.INT8: np.dtype("i1"),
+    TensorProto.UINT8: np.dtype("u1"),
+    TensorProto.INT32: np.dtype("<i4"),
+}
+"""Element types whose raw bytes are the array: most scales, zero points and codes."""
+KEPT_ELEMENTS = 4096
+"""Constants of at most this size are kept once read: two nodes share each scale."""
 
 
 class Reader:
@@ -31,14 +44,21 @@ class Reader:
         self.graph = graph
         self.data = data or DataFolder(Path())
         self.parent = parent
+        self.nodes = list(graph.node)
         self.tensors: dict[str, onnx.TensorProto] = {t.name: t for t in graph.initializer}
-        self.producer: dict[str, onnx.NodeProto] = {}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.output:
-                self.producer[name] = node
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        self.producer: dict[str, onnx.NodeProto] = {
+            name: node for node in self.nodes for name in node.output[:]
+        }
+        self._parameters: dict[str, Parameter] = {}
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """The nodes that read a name, one entry a read."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input[:]:
+                found.setdefault(name, []).append(node)
+        return found
 
     def source(self, name: str) -> onnx.TensorProto | None:
         """The tensor behind a constant name, through Constant, Identity and Cast; else None."""
@@ -63,15 +83,44 @@ class Reader:
         return None, 0
 
     def const(self, name: str) -> Array | None:
-        """Contents of a constant, or None when it is computed (or its file is missing)."""
+        """Contents of a constant, or None when it is computed (or its file is missing).
+
+        Raises `InvalidGraphError` for contents that do not fit the tensor's shape.
+        """
         tensor, cast = self._trace(name) if name else (None, 0)
-        if tensor is None:
-            return None
+        return None if tensor is None else self._array(tensor, cast)
+
+    def _array(self, tensor: onnx.TensorProto, cast: int) -> Array | None:
+        kind = PLAIN.get(tensor.data_type)
+        raw = tensor.raw_data
+        if kind is not None and raw and not cast and not is_external(tensor):
+            dims = tensor.dims[:]
+            if len(raw) == kind.itemsize * math.prod(dims) and min(dims, default=0) >= 0:
+                return np.frombuffer(raw, kind).reshape(dims)
         try:
             array = tensor_array(tensor, self.data)
+        except InvalidGraphError:
+            raise
         except ModelLoadError:
             return None
         return array.astype(helper.tensor_dtype_to_np_dtype(cast)) if cast else array
+
+    def parameter(self, name: str) -> Parameter:
+        """What there is to know about a scale or zero point; kept for those that are constant."""
+        found = self._parameters.get(name)
+        if found is None:
+            tensor, cast = self._trace(name)
+            if tensor is None:
+                return Parameter(None, 0)
+            array = self._array(tensor, cast)
+            if array is not None and array.dtype.kind in "OSU":
+                raise InvalidGraphError(
+                    "a scale or zero point is text", where=f"tensor {name!r}", fix="export again"
+                )
+            found = Parameter(array, cast or int(tensor.data_type))
+            if array is not None and array.size <= KEPT_ELEMENTS:
+                self._parameters[name] = found
+        return found
 
     def dims(self, name: str) -> tuple[int, ...] | None:
         """Shape of a constant."""
@@ -84,53 +133,82 @@ class Reader:
         return 0 if tensor is None else cast or int(tensor.data_type)
 
 
-@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A scale or zero point: its contents and ONNX element type.
+
+    Where it is computed in the graph, `array` is None and `element` 0; where its file is missing,
+    `array` alone is None.
+    """
+
+    __slots__ = ("array", "element", "plain")
+
+    def __init__(self, array: Array | None, element: int) -> None:
+        self.array = array
+        self.element = element
+        self.plain = array is not None and _is_plain(array)
+        """True for a zero point of zeros, and for a scale that is finite and above zero."""
+
+
+ABSENT = Parameter(None, 0)
+
+
+def _is_plain(array: Array) -> bool:
+    kind = array.dtype.kind
+    if kind == "f" and array.size:
+        if array.size == 1:
+            return 0 < array.item() < np.inf
+        return bool(np.minimum.reduce(array, None) > 0 and np.maximum.reduce(array, None) < np.inf)
+    return kind in "iu" and not any(array.tobytes())
+
+
 class Quantizer:
     """A QuantizeLinear or DequantizeLinear node with what is constant about it.
 
     `scale` and `zero` are None where they are computed in the graph, `zero` also where absent.
     """
 
-    node: onnx.NodeProto
-    scale: Array | None
-    zero: Array | None
-    axis: int | None
-    block: int
+    __slots__ = ("axis", "block", "inputs", "is_quantize", "node", "of_scale", "of_zero")
+
+    def __init__(self, node: onnx.NodeProto, reader: Reader) -> None:
+        self.node = node
+        self.inputs: list[str] = node.input[:]
+        self.is_quantize = node.op_type == QUANTIZE
+        self.of_scale = reader.parameter(self.inputs[1])
+        self.of_zero = reader.parameter(self.zero_name) if self.zero_name else ABSENT
+        self.axis: int | None = None
+        self.block = 0
+        for item in node.attribute:
+            if item.name == "axis":
+                self.axis = int(item.i)
+            elif item.name == "block_size":
+                self.block = int(item.i)
 
     @property
-    def is_quantize(self) -> bool:
-        """True for QuantizeLinear."""
-        return self.node.op_type == QUANTIZE
+    def scale(self) -> Array | None:
+        """The scales."""
+        return self.of_scale.array
+
+    @property
+    def zero(self) -> Array | None:
+        """The zero points."""
+        return self.of_zero.array
 
     @property
     def zero_name(self) -> str:
         """Name of the zero point; empty when absent."""
-        return self.node.input[2] if len(self.node.input) > 2 else ""
+        return self.inputs[2] if len(self.inputs) > 2 else ""
 
     @property
     def per_channel(self) -> bool:
         """More than one scale along one axis."""
-        return self.scale is not None and self.scale.ndim == 1 and self.scale.size > 1
+        array = self.of_scale.array
+        return array is not None and array.ndim == 1 and array.size > 1
 
 
 def is_quantizer(node: onnx.NodeProto) -> bool:
     """QuantizeLinear or DequantizeLinear of ONNX or of com.microsoft, with data and scale."""
     named = node.op_type in (QUANTIZE, DEQUANTIZE)
-    return named and node.domain in (*DEFAULT_DOMAINS, MICROSOFT) and len(node.input) > 1
-
-
-def read_quantizer(node: onnx.NodeProto, reader: Reader) -> Quantizer:
-    """The parameters of a Q or DQ node."""
-    given = attributes(node)
-    axis, block = given.get("axis"), given.get("block_size", 0)
-    zero = reader.const(node.input[2]) if len(node.input) > 2 else None
-    return Quantizer(
-        node,
-        reader.const(node.input[1]),
-        zero,
-        axis if isinstance(axis, int) else None,
-        block if isinstance(block, int) else 0,
-    )
+    return named and node.domain in Q_DOMAINS and len(node.input) > 1
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Attribute]:

@@ -89,7 +89,7 @@ def score(prediction: Prediction, engine: Engine) -> Score:
                 said = guess.residual.precision
                 misses.append(Miss(layer.name, "residual", said, " ".join(others) or "none"))
     predicted = Counter(layer.standalone for layer in prediction.layers if layer.standalone)
-    built = Counter(layer.standalone for layer in engine.layers if layer.standalone)
+    built = Counter(kind for layer in engine.layers for kind in layer.standalones)
     return Score(
         precisions,
         products,
@@ -107,9 +107,10 @@ def _unforeseen(prediction: Prediction, engine: Engine, known: set[str]) -> list
     found: list[Miss] = []
     for layer in engine.layers:
         named = {name for name in layer.nodes if name in known}
-        kind = layer.standalone
-        if kind and not any(g.standalone == kind and named <= set(g.nodes) for g in alone):
-            found.append(Miss(layer.name, "standalone", "absorbed", kind))
+        for kind in layer.standalones:
+            mine = [set(guess.nodes) for guess in alone if guess.standalone == kind]
+            if not any(named <= nodes or len(layer.standalones) > 1 for nodes in mine):
+                found.append(Miss(layer.name, "standalone", "absorbed", kind))
     return found
 
 

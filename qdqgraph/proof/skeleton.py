@@ -1,7 +1,7 @@
-"""A copy of a model without its weights, so that the prediction touches neither file nor caller.
+"""A view of a model for reading: it touches neither the caller's model nor the weights.
 
-Everything of at most 64 KiB stays, scales and axes among it; a larger tensor keeps name, type and
-dimensions. The copy costs the size of the node list, whatever the size of the weights.
+What the editable view prepares for edits is left out, and types are worked out in one cheap sweep;
+ONNX's own inference runs only when a type is asked for that the sweep does not know.
 """
 
 from __future__ import annotations
@@ -9,33 +9,56 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
+from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_types, value_type
+from qdqgraph.graph.view import Value
+from qdqgraph.proof.calls import without_functions
+from qdqgraph.proof.reading import opset_of
+from qdqgraph.proof.shapes import propagate
+from qdqgraph.proof.vetting import refuse_short_nodes
 
 if TYPE_CHECKING:
     import onnx
 
-KEPT_BYTES = 1 << 16
+
+class ReadOnlyGraph(OnnxGraph):
+    """The view of a model that nobody edits; nodes have no module paths."""
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
+        refuse_short_nodes(model.graph.node, opset_of(model))
+        super().__init__(model, folder)
+        self._known: dict[Value, Type] = {}
+        graph = model.graph
+        for info in graph.input:
+            self._known[self.values[info.name]] = value_type(info)
+        for tensor in graph.initializer:
+            stored = (tuple(tensor.dims), dtype_name(tensor.data_type))
+            self._known[self.values[tensor.name]] = stored
+        for node in self._nodes:
+            found = propagate(node, self._known)
+            if found[0] is not None and found[1] is not None:
+                self._known[node.outputs[0]] = found
+
+    @override
+    def _name_nodes(self) -> None:
+        """Names are needed by edits only."""
+
+    @override
+    def type_of(self, value: Value) -> Type:
+        found = self._known.get(value)
+        if found is not None:
+            return found
+        if self._types is None:
+            self._types = infer_types(self.model)
+        return self._types.get(value.name, UNKNOWN)
 
 
 def view_without_weights(model: onnx.ModelProto, folder: Path | None = None) -> OnnxGraph:
-    """The neutral view of such a copy. `folder` is where external data of scales lies.
+    """The neutral view of a model, for reading. `folder` is where external data of scales lies.
 
-    Raises `InvalidGraphError` for a graph that is not legal.
+    Calls of local functions are written out. Raises `InvalidGraphError` for a graph that is not
+    legal.
     """
-    copy = type(model)(ir_version=model.ir_version)
-    copy.opset_import.extend(model.opset_import)
-    copy.functions.extend(model.functions)
-    graph = copy.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    graph.sparse_initializer.extend(model.graph.sparse_initializer)
-    for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= KEPT_BYTES:
-            graph.initializer.append(tensor)
-        else:
-            graph.initializer.add(
-                name=tensor.name, dims=list(tensor.dims), data_type=tensor.data_type
-            )
-    return OnnxGraph(copy, folder)
+    return ReadOnlyGraph(without_functions(model), folder)

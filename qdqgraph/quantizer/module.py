@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from qdqgraph.errors import UsageError
 from qdqgraph.planning.spec import Encoding, QuantSpec
 from qdqgraph.quantizer.formats import Format
+from qdqgraph.quantizer.learning import grown
+from qdqgraph.quantizer.ranges import over_processes
 from qdqgraph.quantizer.rounding import fake_quantize, quantize
 
 ScaleMode: TypeAlias = Literal["fixed", "ema", "learned"]
@@ -21,11 +24,14 @@ TINY = float(np.finfo(np.float32).tiny)
 class Quantizer(nn.Module):
     """Rounds what passes through it to the codes of `spec`, times a float32 scale.
 
-    `scale` is of shape [], or [channels] for an axis; a parameter in mode `learned`, else a
-    buffer. Until it is known (`calibrated`), everything passes through unchanged. In training and
+    `scale` is a buffer of shape [], or [channels] for an axis. In mode `learned`, the parameter
+    `drift` beside it, of the same shape and zero at first, is the logarithm of how far the scale
+    has moved: it stays positive, and a step of any optimizer is relative to it. Until it is known (`calibrated`), everything passes through unchanged. In training and
     mode `ema` the range follows the data, `range = decay · range + (1 - decay) · seen`, while
-    `observing` holds; a decay of 0, as weights have it, takes the present range. `power_of_two`
-    rounds the scale up to the next power of two. Scales stay float32 when the module is cast.
+    `observing` holds; a decay of 0, as weights have it, takes the present range. A learned scale
+    that is not known starts from the first range seen in training; a fixed one stays unknown.
+    Inside DDP, `seen` is the range over all processes. `power_of_two` rounds the scale up to the
+    next power of two. Scales stay float32 when the module is cast.
 
     >>> made = Quantizer(QuantSpec(dtype="int4")).set_range(torch.tensor(7.0))
     >>> made(torch.tensor([0.4, 0.6, 9.0]))
@@ -53,10 +59,10 @@ class Quantizer(nn.Module):
         self.calibrated = False
         unknown = torch.full([] if channels is None else [channels], torch.nan)
         self.scale: Tensor
-        if mode == "learned":
-            self.scale = nn.Parameter(unknown)
-        else:
-            self.register_buffer("scale", unknown)
+        self.register_buffer("scale", unknown)
+        drift = nn.Parameter(torch.zeros_like(unknown)) if mode == "learned" else None
+        self.drift: nn.Parameter | None
+        self.register_parameter("drift", drift)
         zero = None if spec.symmetric else torch.zeros(unknown.shape, dtype=torch.int32)
         self.zero_point: Tensor | None
         self.register_buffer("zero_point", zero)
@@ -66,7 +72,9 @@ class Quantizer(nn.Module):
         """`x` on the grid; the same shape and dtype."""
         if not self.enabled:
             return x
-        if self.training and self.observing and self.mode == "ema":
+        if not self.calibrated:
+            self._look_up()
+        if self.training and self.observing and self._follows():
             self.observe(x)
         if not self.calibrated:
             return x
@@ -74,14 +82,12 @@ class Quantizer(nn.Module):
         return fake_quantize(x, scale, self.zero_point, self.spec.axis, self.format)
 
     def effective_scale(self) -> Tensor:
-        """The scale in use: positive, a power of two if asked; gradients reach `scale` itself."""
-        scale = self.scale
-        if not self.power_of_two and self.mode != "learned":
+        """The scale in use: a power of two if asked, with the gradients of what was not rounded."""
+        scale = self.scale if self.drift is None else grown(self.scale, self.drift)
+        if not self.power_of_two:
             return scale
-        used = scale.detach().clamp_min(TINY)
-        if self.power_of_two:
-            used = torch.exp2(torch.ceil(torch.log2(used)))
-        return scale + (used - scale).detach() if scale.requires_grad else used
+        used = torch.exp2(torch.ceil(torch.log2(scale.detach().clamp_min(TINY))))
+        return used + (scale - scale.detach()) if scale.requires_grad else used
 
     def codes(self, x: Tensor) -> Tensor:
         """The integer codes of `x`, for lowering."""
@@ -95,6 +101,8 @@ class Quantizer(nn.Module):
         if x.numel() == 0:
             return
         low, high = self._seen(x.detach())
+        if self.origin != "weight":
+            low, high = over_processes(low, high)
         if self.calibrated and self.decay > 0:
             keep = self.decay
             old_low, old_high = self.range()
@@ -110,7 +118,7 @@ class Quantizer(nn.Module):
     def set_encoding(self, encoding: Encoding) -> Quantizer:
         """Take the scale and zero point of a calibrated plan; returns itself."""
         with torch.no_grad():
-            self.scale.copy_(torch.tensor(encoding.scale))
+            self._put(torch.tensor(encoding.scale))
             if self.zero_point is not None:
                 self.zero_point.copy_(torch.tensor(encoding.zero_point.astype(np.int32)))
         self.calibrated = True
@@ -122,7 +130,15 @@ class Quantizer(nn.Module):
         low, high = self.format.low, self.format.high
         if self.zero_point is None:
             low = -high
-        return (low - shift) * self.scale, (high - shift) * self.scale
+        scale = self.scale if self.drift is None else grown(self.scale, self.drift.detach())
+        return (low - shift) * scale, (high - shift) * scale
+
+    def _follows(self) -> bool:
+        return self.mode == "ema" or (self.mode == "learned" and not self.calibrated)
+
+    def _look_up(self) -> None:
+        """The scale may have been written from outside: by an average of models, say."""
+        self.calibrated = bool((torch.isfinite(self.scale) & (self.scale > 0)).all())
 
     def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
         axis = self.spec.axis
@@ -140,31 +156,49 @@ class Quantizer(nn.Module):
             low, high = low.clamp_max(0.0), high.clamp_min(0.0)
             span, steps = high - low, to.high - to.low
         scale = torch.where(span == 0, torch.ones_like(span), (span / steps).clamp_min(TINY))
-        self.scale.copy_(scale)
+        self._put(scale)
         if self.zero_point is not None:
             self.zero_point.copy_(torch.round(to.low - low / scale).clamp(to.low, to.high))
         self.calibrated = True
 
+    def _put(self, scale: Tensor) -> None:
+        self.scale.copy_(scale)
+        if self.drift is not None:
+            self.drift.zero_()
+
     # ------------------------------------------------------------------ torch's machinery
-    def _apply(self, fn: Any, recurse: bool = True) -> Quantizer:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
         """`.half()` and the like move the scale, but do not cast it."""
-        super()._apply(fn, recurse)
-        if self.scale.dtype != torch.float32:
-            wide = self.scale.detach().float()
-            if isinstance(self.scale, nn.Parameter):
-                self.scale.data = wide
-            else:
-                self.scale = wide
+        exact = self.scale, None if self.drift is None else self.drift.data
+        cast("Any", super())._apply(fn, recurse)
+        self._keep_float32(*exact)
         return self
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        cast("Any", super())._load_from_state_dict(state_dict, prefix, *args)
-        self.calibrated = bool((torch.isfinite(self.scale) & (self.scale > 0)).all())
+    def _keep_float32(self, scale: Tensor, drift: Tensor | None) -> None:
+        if self.scale.dtype != torch.float32:
+            self.scale = scale.to(self.scale.device, torch.float32)
+        if self.drift is not None and drift is not None and self.drift.dtype != torch.float32:
+            self.drift.data = drift.to(self.drift.device, torch.float32)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: Any,
+        unexpected_keys: Any,
+        error_msgs: Any,
+    ) -> None:
+        found = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        cast("Any", super())._load_from_state_dict(state_dict, prefix, *found)
+        self._keep_float32(self.scale, None if self.drift is None else self.drift.data)
+        self._look_up()
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        scale = self.scale.detach()
         shown = "uncalibrated"
         if self.calibrated:
+            scale = self.effective_scale().detach()
             shown = f"scale={scale.item():.6g}" if scale.dim() == 0 else f"{scale.numel()} scales"
         return f"{self.spec}, {self.mode}, {shown}"

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
-from qdqgraph.errors import ModelLoadError, OutputError
+from qdqgraph.errors import InvalidGraphError, ModelLoadError, OutputError
 from qdqgraph.graph.view import Index
 from qdqgraph.storage.destination import path_text
 from qdqgraph.storage.outfile import writing
 from qdqgraph.storage.references import DataFolder, ExternalRange, is_external
-from qdqgraph.storage.tensors import byte_size, is_packed, numpy_dtype
+from qdqgraph.storage.tensors import byte_size, is_packed, numpy_dtype, type_name
 
 BLOCK_BYTES = 8 << 20
 """Bytes read or written at a time."""
@@ -65,7 +65,7 @@ def tensor_array(tensor: TensorProto, base_dir: Path | DataFolder) -> npt.NDArra
     `InvalidGraphError` as `DataFolder.range_of` does.
     """
     if not is_external(tensor):
-        return numpy_helper.to_array(tensor)
+        return _stored_array(tensor)
     source = _folder(base_dir).range_of(tensor)
     shape = tuple(tensor.dims)
     if is_packed(tensor.data_type):
@@ -81,6 +81,18 @@ def tensor_array(tensor: TensorProto, base_dir: Path | DataFolder) -> npt.NDArra
         raise ModelLoadError(
             f"external data cannot be mapped: {error}", where=f"tensor '{tensor.name}'"
         ) from error
+
+
+def _stored_array(tensor: TensorProto) -> npt.NDArray[Any]:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidGraphError(
+            f"contents, element type {type_name(tensor.data_type)} and shape "
+            f"{list(tensor.dims)} do not fit together: {error}",
+            where=f"tensor '{tensor.name}'",
+            fix="the file is damaged: export it again",
+        ) from None
 
 
 def iter_blocks(

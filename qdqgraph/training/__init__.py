@@ -2,3 +2,7 @@
 
 Importing this package imports torch.
 """
+
+from qdqgraph.training.schedule import Schedule
+
+__all__ = ["Schedule"]

@@ -123,7 +123,7 @@ def _items(batches: Iterable[object], inputs: CapturedInputs) -> Iterator[tuple[
         tensors = [item for item in inputs.flat if item.is_tensor]
         first = tensors[0].shape[:1] if tensors and tensors[0].shape else ()
         rows = first[0] if first and isinstance(first[0], int) else 1
-        whole = torch.as_tensor(cast("Any", batches))
+        whole = as_tensor(cast("object", batches))
         batches = [whole[i : i + rows] for i in range(0, len(whole), rows)]
     source = iter(cast("Iterable[object]", batches))
     index = 0
@@ -153,7 +153,7 @@ def _pieces(values: list[object], declared: tuple[Declared, ...]) -> list[list[o
     if count <= 1:
         return [values]
     cut = [
-        torch.as_tensor(cast("Any", value)).chunk(count) if item.is_tensor else (value,) * count
+        as_tensor(value).chunk(count) if item.is_tensor else (value,) * count
         for value, item in zip(values, declared, strict=True)
     ]
     return [list(piece) for piece in zip(*cut, strict=True)]
@@ -218,9 +218,16 @@ class _Checks:
         return ready
 
 
+def as_tensor(value: object) -> torch.Tensor:
+    """A tensor of an array, number or nested list; memory is shared where torch can write to it."""
+    if isinstance(value, np.ndarray):
+        value = np.require(cast("Any", value), requirements=["C", "W"])
+    return torch.as_tensor(cast("Any", value))
+
+
 def _tensor(value: object, item: Declared, where: str) -> torch.Tensor:
     try:
-        tensor = torch.as_tensor(cast("Any", value))
+        tensor = as_tensor(value)
         if isinstance(value, (bool, int, float)):
             tensor = tensor.to(cast("torch.Tensor", item.example).dtype)
     except Exception as cause:

@@ -1,11 +1,13 @@
 """A second graph over the same tensors: what is rewritten in one is not in the other."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec
 
 _TREES = ("_in_spec", "_out_spec")
@@ -17,18 +19,19 @@ def copy_sharing_tensors(module: fx.GraphModule, *, flat: bool = False) -> fx.Gr
 
     Nodes keep their names and metadata. With `flat`, the copy takes and returns flat tensors, and
     the tree of arguments that a capture flattens is left to the caller. Submodules that the graph
-    calls are shared.
+    calls are shared. What is in a state dict stays in it, and nothing else gets in: tensors that
+    are neither parameters nor buffers become buffers that are not saved.
     """
     root = nn.Module()
     _mirror(module, root)
     graph = fx.Graph()
     taken: dict[fx.Node, fx.Node] = {}
-    result = graph.graph_copy(module.graph, taken)
-    graph.output(cast("fx.node.Argument", result))
+    result: Any = graph.graph_copy(module.graph, taken)
+    graph.output(result)
     if not flat:
         graph.set_codegen(module.graph._codegen)
     copy = fx.GraphModule(root, graph)
-    _mirror(module, copy)
+    _mirror(root, copy)
     if not flat:
         for name in _TREES:
             setattr(copy, name, getattr(module, name, None))
@@ -43,22 +46,30 @@ def structure_of(module: fx.GraphModule) -> tuple[TreeSpec, TreeSpec]:
 
 def _mirror(source: nn.Module, target: nn.Module) -> None:
     """Give `target` the tensors of `source` and, level by level, those of its parts."""
-    for name, parameter in source._parameters.items():
-        if name not in target._parameters:
-            target.register_parameter(name, parameter)
-        target._parameters[name] = parameter
-    for name, buffer in source._buffers.items():
-        if name not in target._buffers:
-            persistent = name not in source._non_persistent_buffers_set
-            target.register_buffer(name, buffer, persistent)
-        target._buffers[name] = buffer
+    for name, parameter in source.named_parameters(recurse=False, remove_duplicate=False):
+        _discard(target, name)
+        target.register_parameter(name, parameter)
+    for name, buffer in source.named_buffers(recurse=False, remove_duplicate=False):
+        _discard(target, name)
+        persistent = name not in source._non_persistent_buffers_set
+        target.register_buffer(name, buffer, persistent)
+    for name, held in list(vars(source).items()):
+        if isinstance(held, Tensor):
+            _discard(target, name)
+            target.register_buffer(name, held, persistent=False)
     for name, part in source._modules.items():
         if part is None:
             continue
-        plain = type(part) is torch.nn.Module
-        if not plain:
-            target._modules[name] = part
+        if type(part) is not torch.nn.Module:
+            _discard(target, name)
+            target.add_module(name, part)
             continue
-        if name not in target._modules:
+        if type(getattr(target, name, None)) is not torch.nn.Module:
+            _discard(target, name)
             target.add_module(name, nn.Module())
-        _mirror(part, cast("nn.Module", target._modules[name]))
+        _mirror(part, target.get_submodule(name))
+
+
+def _discard(module: nn.Module, name: str) -> None:
+    if hasattr(module, name):
+        delattr(module, name)

@@ -21,9 +21,10 @@ from qdqgraph.frontends.torch_fx.capture import capture, evaluating
 from qdqgraph.frontends.torch_fx.graph import FxGraph, fx_node
 from qdqgraph.frontends.torch_fx.quantizers import add_quantizer
 from qdqgraph.graph.view import Edge, Value
+from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.presets import preset
-from qdqgraph.pipeline.targets import TargetName
+from qdqgraph.pipeline.targets import TargetName, parse_version
 from qdqgraph.planning.plan import Entry, Plan
 from qdqgraph.planning.plan import Quantizer as Planned
 from qdqgraph.planning.spec import Dtype
@@ -36,6 +37,9 @@ from qdqgraph.training.prepared import PreparedModule
 CODES: dict[int, Dtype] = {8: "int8", 4: "int4"}
 UNTRAINABLE = ("fold-batch-norm-before-conv",)
 """Passes left out: they fold a batch norm forwards, where it could not train."""
+
+TAKEN_APART = ("expand-attention",)
+"""Passes whose edits the graph that trains needs too; all others tidy the copy that is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,17 @@ def prepare_qat(
     """
     if bits not in CODES:
         raise UsageError(f"{bits} bits", fix="8 or 4")
-    captured = module
-    if not isinstance(captured, fx.GraphModule):
-        captured = capture(module, args, kwargs, dynamic_shapes, dynamic_batch=True)
+    captured = capture(module, args, kwargs, dynamic_shapes, dynamic_batch=True)
     chosen = pipeline or preset(target)
     known = {item.name for item in chosen}
     for name in UNTRAINABLE:
         chosen = chosen.without(name) if name in known else chosen
-    plan = plan_module(captured, pipeline=chosen, trt_version=trt_version)
+    spelled = spelled_out(captured, chosen, trt_version)
+    plan = plan_module(spelled, pipeline=chosen, trt_version=trt_version)
     set_bits(plan, bits)
     if calibration is not None:
         calibrate_module(plan, calibration, method=method, weight_method=weight_method)
-    training = copy_sharing_tensors(captured, flat=True)
+    training = copy_sharing_tensors(spelled, flat=True)
     weights = insert(plan, FxGraph(training), Scales(scales, decay, power_of_two))
     flat = [leaf for leaf in pytree.tree_leaves((tuple(args), dict(kwargs or {})))]
     calibrate_weights(training, weights, flat, weight_method)
@@ -100,6 +103,17 @@ def prepare_qat(
         target=chosen.target.name,
         notices=plan.notices,
     )
+
+
+def spelled_out(captured: fx.GraphModule, pipeline: Pipeline, trt_version: str) -> fx.GraphModule:
+    """A copy with the operators taken apart that quantizers go inside of."""
+    copied = copy_sharing_tensors(captured)
+    graph = FxGraph(copied)
+    context = Context(graph, Plan(graph), pipeline.target, parse_version(trt_version))
+    for item in pipeline:
+        if item.name in TAKEN_APART:
+            item.run(context)
+    return graph.commit()
 
 
 def set_bits(plan: Plan, bits: int) -> None:
@@ -194,7 +208,7 @@ def _in_call_order(plan: Plan) -> list[tuple[Planned, list[Entry]]]:
 
 
 def _name(source: Value) -> str:
-    """What people call a tensor: the path of a parameter, the module that computes an activation."""
+    """What people call a tensor: a parameter's path, or the module that computes it."""
     node = source.producer
     if node is None:
         return source.name

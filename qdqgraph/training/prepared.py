@@ -36,8 +36,9 @@ class PreparedModule(nn.Module):
         self.graph_module = graph_module
         self.structure, self.target, self.notices = structure, target, list(notices or ())
         self._frozen_batch_norm = False
-        self._register_state_dict_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        hooks = cast("Any", self)
+        hooks.register_state_dict_post_hook(_without_prefix)
+        hooks.register_load_state_dict_pre_hook(_with_prefix)
         self.train(False)
 
     # ------------------------------------------------------------------ running
@@ -90,16 +91,21 @@ class PreparedModule(nn.Module):
         return self
 
     def scale_parameters(self) -> Iterator[nn.Parameter]:
-        """Scales that learn, for an optimizer group of their own (no weight decay, say)."""
+        """What learned scales are trained by, for an optimizer group of their own."""
         for quantizer in self.quantizers.values():
-            if isinstance(quantizer.scale, nn.Parameter):
-                yield quantizer.scale
+            if quantizer.drift is not None:
+                yield quantizer.drift
 
     def uncalibrated(self) -> list[str]:
         """Names of quantizers without a scale."""
         return [name for name, quantizer in self.quantizers.items() if not quantizer.calibrated]
 
     # ------------------------------------------------------------------ checkpoints
+    def original_state_dict(self) -> dict[str, Any]:
+        """The state dict that the original module takes, strictly: all but the quantizers."""
+        state = self.state_dict()
+        return {key: state[key] for key in state if not key.startswith(f"{QUANTIZERS}.")}
+
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:

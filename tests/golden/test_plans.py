@@ -31,6 +31,8 @@ TOPOLOGIES: dict[str, Network] = {
     "inception": joins.inception,
     "layer_norm": composites.layer_norm,
     "movers": joins.movers,
+    "packed_attention": composites.packed_attention,
+    "packed_attention_float": lambda: composites.packed_attention(dimension=48),
     "residual_both_convs": residuals.both_convs,
     "residual_downsample": residuals.downsample,
     "residual_float_reader": residuals.float_reader,
@@ -39,6 +41,7 @@ TOPOLOGIES: dict[str, Network] = {
     "squeeze_excite": joins.squeeze_excite,
     "stem_pool": joins.stem_pool,
     "sum_of_three": residuals.sum_of_three,
+    "windows": composites.windows,
 }
 
 

@@ -160,3 +160,65 @@ def attention(
         weights = net.node("Dropout", weights, name="dropout")
     y = net.node("MatMul", weights, v, name="pv")
     return net.model(net.linear(y, dimension, 64, name="out"))
+
+
+def _packed_parts(net: Net, x: str, keys: int, dimension: int) -> list[str]:
+    """q, k and v of one projection `qkv` of [windows, keys, 64], two heads each."""
+    heads = 2
+    joint = net.linear(x, 64, 3 * heads * dimension, name="qkv")
+    apart = net.node("Reshape", joint, net.ints(-1, keys, 3, heads, dimension), name="apart")
+    order = net.node("Transpose", apart, perm=[2, 0, 3, 1, 4], name="order")
+    return [
+        net.node("Gather", order, net.constant(np.int64(i)), axis=0, name=name)
+        for i, name in enumerate("qkv")
+    ]
+
+
+def packed_attention(
+    *, dimension: int = 32, keys: int = 8, scale: str = "both", guard: bool = False, masked: int = 0
+) -> onnx.ModelProto:
+    """q, k and v in one projection. `guard` is torch's against NaN, of a mask whose first `masked`
+    rows have no key; `scale` is on q or on both operands.
+    """
+    net = Net()
+    q, k, v = _packed_parts(net, net.input(2, keys, 64), keys, dimension)
+    k = net.node("Transpose", k, perm=[0, 1, 3, 2], name="kt")
+    q = net.node("Mul", q, _scalar(net, dimension**-0.25), name="q_scale")
+    if scale == "both":
+        k = net.node("Mul", k, _scalar(net, dimension**-0.25), name="k_scale")
+    scores = net.node("MatMul", q, k, name="qk")
+    if guard:
+        kept = np.arange(keys)[:, None] >= np.full((1, keys), masked)
+        bias = net.node("Where", net.constant(kept), _scalar(net, 0.0), _scalar(net, -math.inf))
+        scores = net.add(scores, bias, name="masked")
+    weights = net.node("Softmax", scores, axis=-1, name="softmax")
+    if guard:
+        asked = net.node("IsNaN", weights, name="asked")
+        weights = net.node("Where", asked, _scalar(net, 0.0), weights, name="guarded")
+    mixed = net.node("MatMul", weights, v, name="pv")
+    back = net.node("Transpose", mixed, perm=[0, 2, 1, 3], name="back")
+    flat = net.node("Reshape", back, net.ints(-1, keys, 2 * dimension), name="flat")
+    return net.model(net.linear(flat, 2 * dimension, 64, name="out"))
+
+
+def windows(*, viewed: int = 4) -> onnx.ModelProto:
+    """Swin: a bias for each pair of positions, and a mask of shifted windows. The scores are viewed
+    as images of `viewed` windows in between; 0 leaves the mask out.
+    """
+    net = Net()
+    keys, dimension = 16, 32
+    q, k, v = _packed_parts(net, net.input(4, keys, 64), keys, dimension)
+    q = net.node("Mul", q, _scalar(net, dimension**-0.5), name="q_scale")
+    k = net.node("Transpose", k, perm=[0, 1, 3, 2], name="kt")
+    scores = net.node("MatMul", q, k, name="qk")
+    scores = net.add(scores, net.weight("bias", 1, 2, keys, keys), name="biased")
+    if viewed:
+        mask = net.constant(-100.0 * (net.random.random((1, viewed, 1, keys, keys)) < 0.3))
+        scores = net.node("Reshape", scores, net.ints(-1, viewed, 2, keys, keys), name="images")
+        scores = net.add(scores, mask, name="masked")
+        scores = net.node("Reshape", scores, net.ints(-1, 2, keys, keys), name="windows")
+    weights = net.node("Softmax", scores, axis=-1, name="softmax")
+    mixed = net.node("MatMul", weights, v, name="pv")
+    back = net.node("Transpose", mixed, perm=[0, 2, 1, 3], name="back")
+    flat = net.node("Reshape", back, net.ints(-1, keys, 2 * dimension), name="flat")
+    return net.model(net.linear(flat, 2 * dimension, 64, name="out"))

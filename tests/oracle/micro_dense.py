@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from tests.oracle.micro_conv import Build, gelu
-from tests.oracle.net import Net, ints
+from tests.oracle.net import Array, Net, ints
 
 TOKENS, WIDTH = 128, 128
 Scaling = Literal["scores", "div", "q", "both"]
@@ -88,10 +88,12 @@ def attention(
     mask: bool = False,
     packed: Packing = "none",
     keys: int = TOKENS,
+    guard: bool = False,
 ) -> onnx.ModelProto:
     """One attention with its projections; `packed` makes q, k and v of one product.
 
     They are then parted before heads are (`split`), or by an index behind the transpose (`gather`).
+    `guard` is what torch's exporters write behind a softmax with a mask of booleans.
     """
     net = Net(dtype, opset=19)
     heads = 2
@@ -133,10 +135,53 @@ def attention(
         allowed = np.tril(np.ones((keys, keys), np.float32))
         scores = net.node("Add", scores, net.constant(np.where(allowed, 0.0, -1e4)))
     weights = net.node("Softmax", scores, axis=-1, name="softmax")
+    if guard:
+        asked = net.node("IsNaN", weights)
+        weights = net.node("Where", asked, net.constant(np.float32(0)), weights, name="guarded")
     mixed = net.node("MatMul", weights, v, name="pv")
     back = net.node("Transpose", mixed, perm=[0, 2, 1, 3])
     flat = net.node("Reshape", back, ints(net, [1, keys, width]))
     return net.model(net.linear(flat, width, width, name="out_fc"))
+
+
+def windows(shift: int = 2, dtype: str = "float32") -> onnx.ModelProto:
+    """Swin: attention in 4 x 4 windows of 16 x 16 tokens, a bias for each pair of positions.
+
+    Shifted windows add a mask to the scores, which are viewed as images of windows for it.
+    """
+    net = Net(dtype, opset=19)
+    side, window, heads, dimension = 16, 4, 2, 32
+    count, area, width = (side // window) ** 2, window * window, heads * dimension
+    x = net.input(count, area, width)
+    joint = net.linear(x, width, 3 * width, name="qkv")
+    apart = net.node("Reshape", joint, ints(net, [count, area, 3, heads, dimension]))
+    order = net.node("Transpose", apart, perm=[2, 0, 3, 1, 4])
+    q, k, v = (
+        net.node("Gather", order, net.constant(np.int64(index)), axis=0) for index in range(3)
+    )
+    q = net.node("Mul", q, net.constant(np.float32(dimension**-0.5)), name="q_scaled")
+    k = net.node("Transpose", k, perm=[0, 1, 3, 2], name="k")
+    scores = net.node("MatMul", q, k, name="qk")
+    scores = net.node("Add", scores, net.weight(1, heads, area, area, hint="bias"))
+    if shift:
+        mask = net.constant(np.where(_regions(side, window, shift), 0.0, -100.0))
+        scores = net.node("Reshape", scores, ints(net, [-1, count, heads, area, area]))
+        scores = net.node("Add", scores, mask)
+        scores = net.node("Reshape", scores, ints(net, [-1, heads, area, area]))
+    mixed = net.node("MatMul", net.node("Softmax", scores, axis=-1, name="softmax"), v, name="pv")
+    back = net.node("Transpose", mixed, perm=[0, 2, 1, 3])
+    flat = net.node("Reshape", back, ints(net, [count, area, width]))
+    return net.model(net.linear(flat, width, width, name="out_fc"))
+
+
+def _regions(side: int, window: int, shift: int) -> Array:
+    """[1, windows, 1, area, area]: True where two places of a window lay in one region."""
+    places = np.arange(side)
+    band = (places >= side - window).astype(int) + (places >= side - shift)
+    region = 3 * band[:, None] + band[None, :]
+    parts = region.reshape(side // window, window, side // window, window).swapaxes(1, 2)
+    flat = parts.reshape(-1, window * window)
+    return (flat[:, :, None] == flat[:, None, :])[None, :, None]
 
 
 def head_split(net: Net, x: str, shape: tuple[int, int, int], part: str) -> str:
@@ -169,9 +214,15 @@ ROWS: dict[str, Build] = {
     "attention-scale-both": partial(attention, scaling="both"),
     "attention-scale-div": partial(attention, scaling="div"),
     "attention-mask": partial(attention, mask=True),
+    "attention-mask-guarded": partial(attention, mask=True, guard=True),
     "attention-packed-split": partial(attention, packed="split"),
     "attention-packed-gather": partial(attention, packed="gather"),
     "attention-packed-577-keys": partial(attention, "float16", packed="split", keys=577),
     "attention-fp32-16": partial(attention, dimension=16),
+    "attention-windows": partial(windows, 0),
+    "attention-windows-shifted": partial(windows, 2),
+    "attention-windows-shifted-fp16": partial(windows, 2, "float16"),
+    "attention-packed-fp32-577-keys": partial(attention, packed="gather", keys=577),
+    "attention-packed-80": partial(attention, "float16", 80, packed="split"),
     "attention-fp16-577-keys": partial(attention, "float16", keys=577),
 }

@@ -55,7 +55,6 @@ class OnnxGraph(Graph):
         self.data = folder if isinstance(folder, DataFolder) else DataFolder(folder or Path())
         self.float_weights = False
         self.pending: dict[str, ExternalPayload] = {}
-        self.names = NameAllocator(model)
         self.before: dict[Node, list[onnx.NodeProto]] = {}
         self.behind: dict[Node | None, list[onnx.NodeProto]] = {}
         self._tensors: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
@@ -67,18 +66,21 @@ class OnnxGraph(Graph):
         self._types: dict[str, Type] | None = None
         self._changed = False
         self._build()
+        self._name_nodes()
 
     # ------------------------------------------------------------------ building
     def _build(self) -> None:
         graph = self.model.graph
         protos = list(graph.node)
-        captures = [captured_names(p) if p.attribute else [] for p in protos]
-        reads = [
-            [*p.input, *names] if names else p.input
-            for p, names in zip(protos, captures, strict=True)
-        ]
+        # A slice of a repeated field is the cheapest list of its strings.
+        inputs, outputs = [p.input[:] for p in protos], [p.output[:] for p in protos]
+        captures = {i: names for i, p in enumerate(protos) if (names := captured_names(p))}
+        reads = inputs
+        if captures:
+            reads = [[*names, *captures.get(i, ())] for i, names in enumerate(inputs)]
         stored = self._tensors.keys() | self._sparse.keys()
-        order = sorted_nodes(protos, reads, {*stored, *(i.name for i in graph.input)})
+        known = {*stored, *(info.name for info in graph.input)}
+        order = sorted_nodes(protos, reads, outputs, known)
         self._changed = order is not None
         for name in stored:
             self.values[name] = Value(self, name, is_const=name in self._tensors)
@@ -87,7 +89,7 @@ class OnnxGraph(Graph):
                 self.values[info.name] = Value(self, info.name)
                 self.inputs.append(self.values[info.name])
         for i in order if order is not None else range(len(protos)):
-            self._add_node(protos[i], captures[i])
+            self._add_node(protos[i], inputs[i], outputs[i], captures.get(i, ()))
         for info in graph.output:
             if info.name not in self.values:
                 raise InvalidGraphError(
@@ -98,24 +100,35 @@ class OnnxGraph(Graph):
             value = self.values[info.name]
             value.is_output = True
             self.outputs.append(value)
+
+    def _name_nodes(self) -> None:
+        """What editing and reporting need beyond the graph: free names, unique ones, modules."""
+        self.names = NameAllocator(self.model)
+        for node in self._nodes:
+            weight = node.inputs[1] if node.op.weighted and len(node.inputs) > 1 else None
+            node.module = module_path(proto_of(node), weight.name if weight else "")
         # Last, so that the view, and with it the user's patterns, know all nodes by the old name.
         make_node_names_unique(self.model, self.names)
 
-    def _add_node(self, proto: onnx.NodeProto, captures: Sequence[str]) -> None:
-        node = Node(self, canonical_op(proto), label(proto), proto)
+    def _add_node(
+        self,
+        proto: onnx.NodeProto,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        captures: Sequence[str],
+    ) -> None:
+        op, values = canonical_op(proto), self.values
+        node = Node(self, op, proto.name or label(proto), proto)
         node.order = len(self._nodes)
-        values = self.values
-        self._connect(node, [values[name] if name else None for name in proto.input])
+        self._connect(node, [values[name] if name else None for name in inputs])
         for name in captures:
             values[name].uses.append(Edge(node, CAPTURED))
-        for name in proto.output:
-            value = Value(self, name or f"{node.name}:absent", is_const=node.op.name == "constant")
+        for name in outputs:
+            value = Value(self, name or f"{node.name}:absent", is_const=op.name == "constant")
             value.producer = node
             node.outputs.append(value)
             if name:
                 values[name] = value
-        weight = proto.input[1] if node.op.weighted and len(proto.input) > 1 else ""
-        node.module = module_path(proto, weight)
         self._nodes.append(node)
 
     # ------------------------------------------------------------------ reading

@@ -10,21 +10,27 @@ from onnx import AttributeProto, numpy_helper
 from qdqgraph.errors import InvalidGraphError
 from qdqgraph.graph.view import Attribute
 
+# Plain numbers: looking an enumeration up in a message class takes longer than comparing.
+INT, INTS = int(AttributeProto.INT), int(AttributeProto.INTS)
+FLOAT, FLOATS = int(AttributeProto.FLOAT), int(AttributeProto.FLOATS)
+STRING, TENSOR = int(AttributeProto.STRING), int(AttributeProto.TENSOR)
+GRAPH, GRAPHS = int(AttributeProto.GRAPH), int(AttributeProto.GRAPHS)
+
 
 def attribute_value(attribute: onnx.AttributeProto) -> Attribute:
     """The Python value of an attribute; graphs and types stay messages."""
     kind = attribute.type
-    if kind == AttributeProto.INT:
+    if kind == INT:
         return int(attribute.i)
-    if kind == AttributeProto.FLOAT:
-        return float(attribute.f)
-    if kind == AttributeProto.STRING:
+    if kind == INTS:
+        return list(attribute.ints)
+    if kind == STRING:
         return attribute.s.decode("utf-8", "replace")
-    if kind == AttributeProto.INTS:
-        return [int(item) for item in attribute.ints]
-    if kind == AttributeProto.FLOATS:
-        return [float(item) for item in attribute.floats]
-    if kind == AttributeProto.TENSOR:
+    if kind == FLOAT:
+        return float(attribute.f)
+    if kind == FLOATS:
+        return list(attribute.floats)
+    if kind == TENSOR:
         return numpy_helper.to_array(attribute.t)
     return attribute
 
@@ -33,17 +39,21 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs in a node's attributes: branches of If, bodies of Loop and Scan."""
     found: list[onnx.GraphProto] = []
     for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
+        kind = attribute.type
+        if kind == GRAPH:
             found.append(attribute.g)
-        elif attribute.type == AttributeProto.GRAPHS:
+        elif kind == GRAPHS:
             found.extend(attribute.graphs)
     return found
 
 
 def captured_names(node: onnx.NodeProto) -> list[str]:
     """Names that the node's bodies read from the graphs around them, sorted."""
+    own_bodies = bodies(node)
+    if not own_bodies:
+        return []
     free: set[str] = set()
-    pending: list[tuple[onnx.GraphProto, frozenset[str]]] = [(g, frozenset()) for g in bodies(node)]
+    pending: list[tuple[onnx.GraphProto, frozenset[str]]] = [(g, frozenset()) for g in own_bodies]
     while pending:
         graph, outer = pending.pop()
         own = {info.name for info in graph.input} | {t.name for t in graph.initializer}
@@ -64,23 +74,24 @@ def label(node: onnx.NodeProto) -> str:
 def sorted_nodes(
     nodes: Sequence[onnx.NodeProto],
     reads: Sequence[Sequence[str]],
+    writes: Sequence[Sequence[str]],
     known: Iterable[str],
 ) -> list[int] | None:
     """A topological order, or None when the nodes stand in one already.
 
-    `reads` are each node's inputs and captures, `known` the graph inputs and initializers. Ready
-    nodes are taken in file order. Raises `InvalidGraphError` for a tensor written twice, one that
+    `reads` are each node's inputs and captures, `writes` its outputs, `known` the graph inputs and
+    initializers. Ready nodes are taken in file order. Raises `InvalidGraphError` for a tensor written twice, one that
     nothing writes, and a cycle, naming the nodes.
     """
     writer: dict[str, int] = {}
     available = set(known)
-    for i, node in enumerate(nodes):
-        for name in node.output:
+    for i, names in enumerate(writes):
+        for name in names:
             if name and (name in writer or name in available):
                 other = label(nodes[writer[name]]) if name in writer else "the graph itself"
                 raise InvalidGraphError(
                     f"tensor {name!r} is written twice",
-                    where=f"{other}, {label(node)}",
+                    where=f"{other}, {label(nodes[i])}",
                     fix="give each output its own name",
                 )
             writer[name] = i

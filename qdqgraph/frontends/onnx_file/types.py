@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.graph.view import Dim
 
+Integers: TypeAlias = npt.NDArray[np.int64]
 Type: TypeAlias = "tuple[tuple[Dim, ...] | None, str | None]"
 UNKNOWN: Type = (None, None)
 KEPT_ELEMENTS = 64
@@ -43,7 +46,10 @@ def dtype_name(element_type: int) -> str | None:
     """numpy name of an ONNX element type, or its lower-case name; None for undefined."""
     if element_type == TensorProto.UNDEFINED:
         return None
-    return _DTYPES.get(element_type) or TensorProto.DataType.Name(element_type).lower()
+    known = _DTYPES.get(element_type)
+    if known is None and element_type not in TensorProto.DataType.values():
+        return f"type {element_type}"
+    return known or TensorProto.DataType.Name(element_type).lower()
 
 
 def value_type(info: onnx.ValueInfoProto) -> Type:
@@ -74,8 +80,10 @@ def infer_types(model: onnx.ModelProto) -> dict[str, Type]:
     skeleton.graph.input.extend(info for info in graph.input if info.name not in stored)
     skeleton.graph.output.extend(onnx.ValueInfoProto(name=info.name) for info in graph.output)
     _declare(skeleton.graph, graph.initializer)
+    _fold_integers(skeleton.graph)
     found = {info.name: value_type(info) for info in graph.input}
-    found |= {t.name: (tuple(t.dims), dtype_name(t.data_type)) for t in graph.initializer}
+    for tensor in (*graph.initializer, *skeleton.graph.initializer):
+        found[tensor.name] = tuple(tensor.dims), dtype_name(tensor.data_type)
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # malformed or too large: types stay unknown, the checker speaks later
@@ -97,6 +105,48 @@ def _declare(graph: onnx.GraphProto, tensors: Iterable[onnx.TensorProto]) -> Non
             graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
+
+
+_ARITHMETIC: Mapping[str, Callable[[Integers, Integers], Integers]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Mod": lambda a, b: a % b,
+    "Reshape": lambda a, b: a.reshape(b),
+}
+
+
+def _fold_integers(graph: onnx.GraphProto) -> None:
+    """Replace arithmetic on stored axes and sizes by its results.
+
+    Inference takes the ends of a Slice from constants only; for `unflatten(-1, ...)` torch's
+    TorchScript exporter computes them from constants: -1 modulo 3. A 0 in a target shape means
+    the size it had, which is none of these.
+    """
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.INT64
+    }
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        operands = [known[name] for name in node.input if name in known]
+        compute = _ARITHMETIC.get(node.op_type)
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+            if tensor.data_type == TensorProto.INT64 and math.prod(tensor.dims) <= KEPT_ELEMENTS:
+                known[node.output[0]] = numpy_helper.to_array(tensor)
+        elif compute is not None and len(operands) == 2 == len(node.input):
+            whole = operands[1].all() or node.op_type not in ("Mod", "Reshape")
+            made = np.asarray(compute(*operands)) if whole else None
+            if made is not None:
+                known[node.output[0]] = made
+                graph.initializer.append(numpy_helper.from_array(made, node.output[0]))
+                continue
+        kept.append(node)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _solved(graph: onnx.GraphProto, found: dict[str, Type]) -> dict[str, Type]:

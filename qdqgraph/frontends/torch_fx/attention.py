@@ -1,7 +1,8 @@
 """scaled_dot_product_attention written as ATen calls that equal it: products, softmax, mask.
 
 The arithmetic is that of ATen's own reference, `_scaled_dot_product_attention_math`: √s on q and on
-kᵀ, the mask added as numbers, rows that are masked whole give zero.
+kᵀ, the mask added as numbers. Rows that a mask of booleans masks whole give zero there and here;
+rows of -inf in a mask of numbers give NaN here, as in what torch's exporters write.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from qdqgraph.frontends.torch_fx.overloads import Overload, dims, example, schema, spelled
-from qdqgraph.frontends.torch_fx.tensors import register
+from qdqgraph.frontends.torch_fx.tensors import held, register
 
 aten = torch.ops.aten
 OPERATOR = aten.scaled_dot_product_attention.default
@@ -34,6 +35,8 @@ def spell_out_attention(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         return []
     lengths = shapes[0][-2], shapes[1][-2]
     if given["is_causal"] and not all(isinstance(length, int) for length in lengths):
+        return []
+    if given["scale"] is None and not isinstance(shapes[0][-1], int):
         return []
     groups = _groups(shapes) if given["enable_gqa"] else 1
     if groups is None:
@@ -56,8 +59,8 @@ def spell_out_attention(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         elif mask is not None:
             mask = calls.numbers(mask)
         masked = scores if mask is None else calls.add(aten.add.Tensor, scores, mask)
-        # Only a mask from outside can leave a row without any key.
-        softmax = aten.softmax.int if given["attn_mask"] is None else aten._safe_softmax.default
+        safe = _may_mask_rows_whole(module, given["attn_mask"])
+        softmax = aten._safe_softmax.default if safe else aten.softmax.int
         calls.add(aten.matmul.default, calls.add(softmax, masked, -1), v)
     return calls.made
 
@@ -70,6 +73,14 @@ def arguments(node: fx.Node) -> dict[str, object]:
         a.name: given[i] if i < len(given) else node.kwargs.get(a.name, a.default)
         for i, a in enumerate(names)
     }
+
+
+def _may_mask_rows_whole(module: fx.GraphModule, mask: object) -> bool:
+    value = example(mask)
+    if not isinstance(mask, fx.Node) or value is None or value.dtype is not torch.bool:
+        return False
+    stored = held(module, str(mask.target)) if mask.op == "get_attr" else None
+    return not isinstance(stored, torch.Tensor) or not bool(stored.any(-1).all())
 
 
 def _shape(node: fx.Node) -> list[object]:

@@ -14,7 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from qdqgraph.errors import CaptureError
-from qdqgraph.frontends.torch_fx.example import with_free_batch
+from qdqgraph.frontends.torch_fx.example import distinct, with_free_batch
 from qdqgraph.frontends.torch_fx.functionalize import functionalize
 from qdqgraph.frontends.torch_fx.modes import set_training
 from qdqgraph.frontends.torch_fx.wrappers import unwrapped
@@ -73,7 +73,7 @@ def is_capture(module: torch.nn.Module) -> TypeGuard[fx.GraphModule]:
 
 
 def _settled(exported: ExportedProgram) -> fx.GraphModule:
-    captured = cast("fx.GraphModule", exported.module(check_guards=False))
+    captured = exported.module(check_guards=False)
     functionalize(captured)
     set_training(captured, False, frozen_batch_norm=False)
     return captured
@@ -82,7 +82,8 @@ def _settled(exported: ExportedProgram) -> fx.GraphModule:
 def _export(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: object
 ) -> ExportedProgram:
-    with evaluating(module):
+    args, kwargs = distinct((args, kwargs))
+    with evaluating(module), quietly():
         try:
             return torch.export.export(
                 module, args, kwargs, dynamic_shapes=cast("dict[str, Any] | None", shapes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+Tree = TypeVar("Tree")
 Call = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]
 
 
@@ -30,6 +31,21 @@ def with_free_batch(
     except TypeError:
         return None
     return args, kwargs, pytree.tree_map(_freed, dict(bound.arguments))
+
+
+def distinct(call: Tree) -> Tree:
+    """The same arguments, each tensor an object of its own: torch.export takes one object passed
+    twice for one input."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        again = id(leaf) in seen
+        seen.add(id(leaf))
+        return leaf.clone() if again else leaf
+
+    return pytree.tree_map(own, call)
 
 
 def _has_batch(leaf: object) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from qdqgraph.frontends.torch_fx.overloads import (
 )
 
 aten = torch.ops.aten
+_TORCH = str(Path(torch.__file__).parent)
 _RESHAPES = (
     aten.view.default,
     aten.reshape.default,
@@ -69,10 +71,11 @@ def functionalize(module: fx.GraphModule) -> None:
 
 
 def source_line(node: fx.Node) -> str:
-    """`file, line` of the model's code that made a node, as far as the capture recorded it."""
+    """`file, line` of the model's own code that made a node, as far as the capture recorded it."""
     lines = [line for line in str(node.meta.get("stack_trace") or "").splitlines() if line.strip()]
     places = [i for i, line in enumerate(lines) if line.lstrip().startswith("File ")]
-    found = " ".join(line.strip() for line in lines[places[-1] :]) if places else ""
+    places = [i for i in places if _TORCH not in lines[i]] or places
+    found = " ".join(line.strip() for line in lines[places[-1] :][:2]) if places else ""
     return f"{node.name}, {found}" if found else node.name
 
 

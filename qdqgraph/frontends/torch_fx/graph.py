@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import fx
 from typing_extensions import override
@@ -152,11 +152,21 @@ class FxGraph(FxView):
 
         Raises `InvalidGraphError` for an edge that takes no tensor.
         """
+        value = self.insert_call(source, edges, lambda x: self.module.graph.call_module(path, (x,)))
+        self._record(f"{path} behind {source.name}")
+        return value
+
+    def insert_call(
+        self, source: Value, edges: Sequence[Edge], call: Callable[[fx.Node], fx.Node]
+    ) -> Value:
+        """Let `edges` read what `call` makes of `source`, a tensor of the same kind.
+
+        Raises `InvalidGraphError` for an edge that takes no tensor.
+        """
         reads = self._read(source)
-        graph = self.module.graph
-        with graph.inserting_before(self._first_place_behind(reads, edges)):
-            made = graph.call_module(path, (reads,))
-        made.meta = {key: reads.meta[key] for key in ("val", "tensor_meta") if key in reads.meta}
+        with self.module.graph.inserting_before(self._first_place_behind(reads, edges)):
+            made = call(reads)
+        made.meta |= {key: reads.meta[key] for key in ("val", "tensor_meta") if key in reads.meta}
         value = self._enter(made, made.name)
         for edge in edges:
             slot, origin = self._slots.get(edge), fx_node(edge.node)
@@ -164,7 +174,6 @@ class FxGraph(FxView):
                 raise InvalidGraphError(f"{origin.target} takes no tensor here", where=str(edge))
             put_argument(origin, slot, made)
             self._repoint(edge, value)
-        self._record(f"{path} behind {source.name}")
         return value
 
     def _first_place_behind(self, reads: fx.Node, edges: Sequence[Edge]) -> fx.Node:

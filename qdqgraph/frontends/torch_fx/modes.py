@@ -35,7 +35,10 @@ def set_training(module: fx.GraphModule, training: bool, *, frozen_batch_norm: b
         at = FLAGS.get(node.target) if node.op == "call_function" else None
         if at is None:
             continue
-        wanted = training and not (frozen_batch_norm and node.target is BATCH_NORM)
+        wanted = training
+        if node.target is BATCH_NORM:
+            # without running statistics, those of the batch are all there is
+            wanted = node.args[3] is None or (training and not frozen_batch_norm)
         if node.args[at] is not wanted:
             node.update_arg(at, wanted)
             changed = True

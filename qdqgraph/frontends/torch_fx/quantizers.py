@@ -17,8 +17,8 @@ def add_quantizer(module: nn.Module, hint: str, made: Quantizer) -> str:
     >>> add_quantizer(nn.Module(), "layer1.0:add", Quantizer(QuantSpec()))
     'quantizers.layer1_0_add'
     """
-    container = module._modules.get(CONTAINER)
-    if container is None:
+    container = getattr(module, CONTAINER, None)
+    if not isinstance(container, nn.Module):
         container = nn.Module()
         module.add_module(CONTAINER, container)
     base = re.sub(r"\W+", "_", hint).strip("_") or "tensor"

@@ -58,7 +58,10 @@ def literal(raw: object, beside: str, role: str) -> Array:
 
 
 def register(module: fx.GraphModule, hint: str, tensor: torch.Tensor) -> str:
-    """Store a buffer named after `hint`, beside what `hint` names if that exists; its path."""
+    """Store a buffer named after `hint`, beside what `hint` names if that exists; its path.
+
+    It is not part of the state dict: checkpoints have the keys of the original module.
+    """
     parent, _, leaf = hint.rpartition(".")
     owner = held(module, parent) if parent else module
     if not isinstance(owner, torch.nn.Module):
@@ -68,7 +71,7 @@ def register(module: fx.GraphModule, hint: str, tensor: torch.Tensor) -> str:
     while hasattr(owner, name):
         number += 1
         name = f"{leaf}_{number}"
-    owner.register_buffer(name, tensor)
+    owner.register_buffer(name, tensor, persistent=False)
     return f"{parent}.{name}" if parent else name
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
 import qdqgraph as qg
 from qdqgraph.passes.recognize_attention import recognize_attention
-from tests.networks.composites import attention
+from tests.networks.composites import attention, packed_attention, windows
 from tests.networks.net import Net
 from tests.reads import activations, after, reasons
 
@@ -29,6 +30,67 @@ def test_the_spelling_is_recognized_whole(options: dict[str, object], names: set
     nodes = next(iter(found)).nodes
     assert {node.name for node in nodes} == names
     assert (nodes[0].name, nodes[-1].name) == ("pv", "qk")
+
+
+@pytest.mark.parametrize(
+    ("viewed", "names"),
+    [
+        (0, {"qk", "biased", "softmax", "pv"}),
+        (4, {"qk", "biased", "images", "masked", "windows", "softmax", "pv"}),
+    ],
+)
+def test_windows_are_attention_too(viewed: int, names: set[str]) -> None:
+    made = after(windows(viewed=viewed), recognize_attention)
+    (found,) = {node.composite for node in made.graph.nodes if node.composite is not None}
+    assert {node.name for node in found.nodes} == names
+
+
+def test_a_guard_against_nan_belongs_to_it() -> None:
+    made = after(packed_attention(guard=True, masked=2), recognize_attention)
+    (found,) = {node.composite for node in made.graph.nodes if node.composite is not None}
+    names = ["pv", "guarded", "asked", "softmax", "masked", "qk"]
+    assert [node.name for node in found.nodes] == names
+
+
+def test_a_mask_put_in_by_where_belongs_to_it() -> None:
+    net = Net()
+    q, k, v = (net.input(2, 8, 32, name=name) for name in "qkv")
+    kept = net.constant(np.tri(8, dtype=bool))
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 2, 1]), name="qk")
+    scores = net.node("Where", kept, scores, net.constant(-1e4), name="chosen")
+    weights = net.node("Softmax", scores, axis=-1, name="softmax")
+    made = after(net.model(net.node("MatMul", weights, v, name="pv")), recognize_attention)
+    (found,) = {node.composite for node in made.graph.nodes if node.composite is not None}
+    assert [node.name for node in found.nodes] == ["pv", "softmax", "chosen", "qk"]
+
+
+def test_the_scores_are_found_beside_a_mask_that_is_computed_too() -> None:
+    """(1 - mask) · -1e4, as in BERT: of two operands the one with the product counts."""
+    net = Net()
+    q, k, v = (net.input(2, 8, 32, name=name) for name in "qkv")
+    mask = net.input(1, 1, 8, name="mask")
+    masked = net.node("Mul", net.node("Sub", net.constant(1.0), mask), net.constant(-1e4))
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 2, 1]), name="qk")
+    weights = net.node("Softmax", net.add(masked, scores, name="masked"), axis=-1, name="softmax")
+    made = after(net.model(net.node("MatMul", weights, v, name="pv")), recognize_attention)
+    (found,) = {node.composite for node in made.graph.nodes if node.composite is not None}
+    assert [node.name for node in found.nodes] == ["pv", "softmax", "masked", "qk"]
+
+
+def test_scores_whose_keys_are_parted_are_no_attention() -> None:
+    net = Net()
+    q, k, v = (net.input(2, 8, 32, name=name) for name in "qkv")
+    scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 2, 1]))
+    parted = net.node("Reshape", scores, net.ints(2, 16, 4))
+    weights = net.node("Reshape", net.node("Softmax", parted, axis=-1), net.ints(2, 8, 8))
+    made = after(net.model(net.node("MatMul", weights, v)), recognize_attention)
+    assert all(node.composite is None for node in made.graph.nodes)
+
+
+def test_a_guarded_softmax_stays_float() -> None:
+    plan = qg.plan(packed_attention(guard=True, masked=2), target="tensorrt-rtx")
+    said = ["a row may be masked whole and is guarded against NaN: no int8 attention kernel"]
+    assert reasons(plan)["qk"] == said
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])

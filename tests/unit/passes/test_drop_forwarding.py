@@ -62,3 +62,13 @@ def test_a_mask_that_is_read_keeps_its_dropout() -> None:
     mask = net.node("Cast", "drop_out1", to=1, name="mask")
     model = net.model(net.conv(y, name="conv2"), mask)
     assert operators(tidied(model, drop_forwarding)) == operators(model)
+
+
+def test_a_concat_of_one_tensor_vanishes() -> None:
+    """DenseNet's first `torch.cat([x])`; the exporter on torch.export leaves it out."""
+    net = Net()
+    y = net.concat(net.conv(net.input(), name="conv1"), name="alone")
+    model = net.model(net.conv(net.concat(y, net.relu(y)), name="conv2"))
+    dropped = tidied(model, drop_forwarding)
+    assert operators(dropped) == ["Conv", "Relu", "Concat", "Conv"]
+    assert distance(dropped, model) == 0.0

@@ -5,12 +5,13 @@ share-moved decides the groups, emit-pairs which of their pairs are written.
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
 import qdqgraph as qg
 from qdqgraph.planning.plan import Plan
 from tests.networks import joins
-from tests.networks.net import Network
+from tests.networks.net import Net, Network
 from tests.reads import activations, groups
 
 TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
@@ -96,3 +97,39 @@ def test_reasons_name_the_mover() -> None:
     assert {e.reason for e in plan.entries.values() if e.carried} == {
         "read by max_pool, which keeps the scale"
     }
+
+
+def sliced(*, float_part: bool, pair: bool = False) -> onnx.ModelProto:
+    """Three slices of one tensor: two into convs, one into a conv or a Softplus; maybe the whole
+    tensor into another conv.
+    """
+    net = Net()
+    x = net.conv_relu(net.input(), 48, name="stem")
+    outputs = [net.conv(x, name="whole")] if pair else []
+    for number in range(3):
+        bounds = [net.ints(16 * number), net.ints(16 * number + 16), net.ints(1)]
+        part = net.node("Slice", x, *bounds, name=f"part{number}")
+        net.channels[part] = 16
+        if number == 0 and float_part:
+            outputs.append(net.node("Softplus", part))
+        else:
+            outputs.append(net.conv(part, 16, name=f"conv{number}"))
+    return net.model(*outputs)
+
+
+def test_parts_of_a_tensor_that_is_read_in_float_keep_their_own_scales() -> None:
+    """No Q can rise above them, so sharing would cost accuracy for nothing."""
+    assert groups(qg.plan(sliced(float_part=True))) == set()
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (sliced(float_part=False), ("relu1_out", "part0_out", "part1_out", "part2_out")),
+        (sliced(float_part=True, pair=True), ("relu1_out", "part1_out", "part2_out")),
+    ],
+)
+def test_parts_share_where_the_whole_tensor_has_a_pair(
+    model: onnx.ModelProto, names: tuple[str, ...]
+) -> None:
+    assert groups(qg.plan(model)) == one(*names)

@@ -1,9 +1,7 @@
-"""Engine layer information of TensorRT 8 and 10, scores against it, and the diff of two engines."""
+"""Engine layer information of TensorRT 8 and 10, and scores against it."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,26 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qdqgraph.errors import ModelLoadError
-from qdqgraph.proof.diff import diff_engines
 from qdqgraph.proof.engine import names_in, precision_of, read_engine
 from qdqgraph.proof.predictor import predict
 from qdqgraph.proof.score import score
-
-CHW32 = "Thirty-two wide channel vectorized row major {} format"
-INT8, FP16, FP32 = CHW32.format("Int8"), CHW32.format("FP16"), "Row major linear FP32"
-
-
-def tensor(name: str, form: str, *dims: int) -> dict[str, Any]:
-    return {"Name": name, "Dimensions": list(dims), "Format/Datatype": form}
-
-
-def built(kind: str, name: str, reads: list[Any], writes: Any, **fields: Any) -> dict[str, Any]:
-    return {"Name": name, "LayerType": kind, "Inputs": reads, "Outputs": [writes], **fields}
-
-
-def reformat(name: str, read: Any, write: Any, origin: str = "QDQ") -> dict[str, Any]:
-    return built("Reformat", name, [read], write, Origin=origin)
+from tests.unit.proof.engine_json import FP16, FP32, INT8, built, reformat, tensor
 
 
 @pytest.mark.parametrize(
@@ -116,27 +98,6 @@ def test_standalone_layers_are_told_from_layout_changes() -> None:
         None,
     ]
     assert engine.layers[0].inputs[0].dims == (1, 8, 4, 4)
-
-
-def test_layer_names_alone_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "layers.json"
-    path.write_text(json.dumps({"Layers": ["QuantizeLinear_2", "w + Conv_3 + Relu_4"]}), "utf-8")
-    engine = read_engine(path)
-    assert [layer.nodes for layer in engine.layers] == [
-        ("QuantizeLinear_2",),
-        ("w", "Conv_3", "Relu_4"),
-    ]
-    assert engine.layers[1].output_precision == "other"
-
-
-def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "profile.json"
-    path.write_text('{"count": 3}', "utf-8")
-    with pytest.raises(ModelLoadError, match=r"no list of layers.*exportLayerInfo"):
-        read_engine(path)
-    path.write_text("[1", "utf-8")
-    with pytest.raises(ModelLoadError, match=r"cannot be read.*profile\.json"):
-        read_engine(path)
 
 
 def two_convs() -> onnx.ModelProto:
@@ -252,78 +213,3 @@ def test_layers_without_names_are_known_by_what_they_write() -> None:
     assert (found.fused, found.layers) == (1, 3)
     built_as = sorted(miss.built for miss in found.misses if miss.subject == "nodes")
     assert built_as == ["BatchNormalization_1", "Conv_1"]
-
-
-def residual_engine(*, int8: bool) -> list[dict[str, Any]]:
-    """stem, then conv + Add with an int8 or a float identity; node numbers differ."""
-    form, n = (INT8, 10) if int8 else (FP16, 20)
-    dims = (1, 64, 8, 8)
-    stem = built("CaskConvolution", f"stem.weight + Conv_{n}", [tensor("i", INT8)],
-                 tensor("s", form, *dims))  # fmt: skip
-    alone = [] if int8 else [reformat("QuantizeLinear_3", tensor("s", FP16), tensor("q", INT8))]
-    tail = [] if int8 else [reformat("QuantizeLinear_5", tensor("o", FP16), tensor("r", INT8))]
-    codes = tensor("s" if int8 else "q", INT8)
-    sum_ = built("CaskConvolution", f"block.weight + Conv_{n + 1} + Add_{n + 2} + Relu_{n + 3}",
-                 [codes, tensor("s", form)], tensor("o", form, *dims))  # fmt: skip
-    last = built("CaskConvolution", f"head.weight + Conv_{n + 4}",
-                 [tensor("o" if int8 else "r", INT8)], tensor("y", FP32, 1, 4, 8, 8))  # fmt: skip
-    return [stem, *alone, sum_, *tail, last]
-
-
-def test_the_diff_names_lost_residual_fusions_and_the_pass_that_mends_them() -> None:
-    best = read_engine(residual_engine(int8=True))
-    found = diff_engines(best, read_engine(residual_engine(int8=False)))
-    assert [(item.kind, item.layer.split(" + ")[0]) for item in found] == [
-        ("fusion", "block.weight"),
-        ("precision", "block.weight"),
-        ("precision", "stem.weight"),
-        ("reformat", "QuantizeLinear_3"),
-        ("reformat", "QuantizeLinear_5"),
-    ]
-    assert {item.mend for item in found} == {"place-residual"}
-    assert found[0].qdq == "residual operand s is float, and so is the output"
-    assert found[0].elements == 64 * 8 * 8
-
-
-def test_an_engine_does_not_differ_from_itself_nor_from_a_slower_one() -> None:
-    int8, half = (read_engine(residual_engine(int8=flag)) for flag in (True, False))
-    assert diff_engines(int8, int8) == diff_engines(half, half) == []
-    assert diff_engines(half, int8) == []
-
-
-def test_with_profiles_the_slowest_difference_comes_first() -> None:
-    best, qdq = (read_engine(residual_engine(int8=flag)) for flag in (True, False))
-    stem = qdq.layers[0].name
-    found = diff_engines(
-        best,
-        qdq,
-        best_ms={best.layers[0].name: 0.25, best.layers[1].name: 0.5},
-        qdq_ms={stem: 1.0, qdq.layers[2].name: 0.625, "QuantizeLinear_5": 0.5},
-    )
-    assert [(item.layer.split(" + ")[0], item.slower_ms) for item in found[:2]] == [
-        ("stem.weight", 0.75),
-        ("QuantizeLinear_5", 0.5),
-    ]
-
-
-def test_a_lost_pool_and_activation_name_their_passes() -> None:
-    def engine(*layers: tuple[str, str]) -> list[dict[str, Any]]:
-        return [
-            built("Layer", name, [tensor(f"t{i}", INT8)], tensor(f"t{i + 1}", form))
-            for i, (name, form) in enumerate(layers)
-        ]
-
-    best = engine(
-        ("w.weight + Conv_1 + MaxPool_2", INT8), ("v.weight + Conv_3 + PWN(Clip_4)", INT8)
-    )
-    qdq = engine(
-        ("w.weight + Conv_1", INT8),
-        ("MaxPool_2", INT8),
-        ("v.weight + Conv_3", INT8),
-        ("PWN(Clip_4)", INT8),
-    )
-    found = diff_engines(read_engine(best), read_engine(qdq))
-    assert [(item.kind, item.best, item.mend) for item in found] == [
-        ("fusion", "fused with Clip", "fold-batch-norm"),
-        ("fusion", "fused with MaxPool", "emit-pairs"),
-    ]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.oracle.layers import Kernel, Tensor
+from qdqgraph.proof.compiler.kernels import Kernel, Tensor
 
 LOW = frozenset({"int8", "uint8", "fp8", "int4", "fp4"})
 PRODUCT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
@@ -46,10 +46,16 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True)
 class Figures:
-    """Counts of kernels and bytes; names of ONNX nodes."""
+    """Counts of kernels and bytes; names of ONNX nodes.
+
+    `products` counts kernels that multiply, `product_nodes` names the ONNX products in them. int8
+    stands for every narrow format: fp8 and int4 too. `fell_back` are products that read DQs on
+    both sides and multiply floats all the same.
+    """
 
     products: int = 0
     int8_products: int = 0
+    product_nodes: frozenset[str] = frozenset()
     int8_nodes: frozenset[str] = frozenset()
     fell_back: tuple[str, ...] = ()
     weight_kernels: int = 0
@@ -71,14 +77,13 @@ def count(
     work = [(kernel, role) for kernel, role in roles if role is not Role.SYNC]
     tally = Counter(role for _, role in work)
     low = [kernel for kernel, role in work if role is Role.PRODUCT and runs_in_int8(kernel)]
-    int8_nodes = frozenset(
-        node for kernel in low for node in kernel.nodes if op_types.get(node) in PRODUCT_OPS
-    )
+    int8_nodes = _products_of(low, op_types)
     folded = _folded_results(work, op_types)
     traffic = sum(kernel.traffic for kernel, _ in work)
     return Figures(
         products=tally[Role.PRODUCT],
         int8_products=len(low),
+        product_nodes=_products_of([k for k, role in work if role is Role.PRODUCT], op_types),
         int8_nodes=int8_nodes,
         fell_back=tuple(node for node in intended if node not in int8_nodes),
         weight_kernels=tally[Role.WEIGHT],
@@ -107,6 +112,8 @@ def role_of(kernel: Kernel, op_types: Mapping[str, str]) -> Role:
         return Role.OTHER
     if not kernel.inputs:
         return Role.WEIGHT
+    if kernel.type == "kgen" and "Corr" in _steps(kernel) and ops & PRODUCT_OPS:
+        return Role.PRODUCT
     if not ops or not ops <= PAIR_OPS:
         return Role.OTHER
     return {
@@ -118,15 +125,23 @@ def role_of(kernel: Kernel, op_types: Mapping[str, str]) -> Role:
 
 
 def runs_in_int8(product: Kernel) -> bool:
-    """True when both operands are narrow and the product is not preceded by a cast to float."""
+    """True when both operands are narrow and the product is not preceded by a cast to float.
+
+    A small convolution may be computed in the kernel that rounds its operand.
+    """
+    if product.type == "kgen" and not _is_attention(product):
+        stored = any(t.dtype in LOW for t in product.constants if len(t.shape) > 1)
+        return stored and "RounCastCorr" in _steps(product)
     narrow = [tensor.dtype in LOW for tensor in product.inputs]
+    if _is_attention(product):
+        return sum(narrow) > 1  # masks may come before q and k
     if not narrow or not narrow[0]:
         return False
     if product.type == "runtime_fusion" and re.search("Cast.*Fc", product.name):
         return False
     stored = [t for t in product.constants if len(t.shape) > 1]
     weights = [t for t in stored if t.size > SMALL_CONSTANT] or stored
-    varying = len(narrow) > 1 and (_is_attention(product) or product.type == "gemm")
+    varying = len(narrow) > 1 and product.type == "gemm"
     if varying or not weights:
         return len(narrow) > 1 and narrow[1]
     return weights[0].dtype in LOW
@@ -159,6 +174,12 @@ def _folded_results(
             taken.add(behind[0])
             found.append(result)
     return found
+
+
+def _products_of(kernels: Sequence[Kernel], op_types: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(
+        node for kernel in kernels for node in kernel.nodes if op_types.get(node) in PRODUCT_OPS
+    )
 
 
 def _any_low(tensors: Sequence[Tensor]) -> bool:

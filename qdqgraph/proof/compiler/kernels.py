@@ -60,6 +60,9 @@ class Tensor:
             count *= max(1, dimension) if dimension != 0 else 0
         return int(-(-count * BYTES.get(self.dtype, WORD) // 1))
 
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(str(d) if d >= 0 else '?' for d in self.shape)}]"
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -78,10 +81,7 @@ class Kernel:
         return sum(t.size for t in (*self.inputs, *self.outputs))
 
     def __str__(self) -> str:
-        def shown(tensors: tuple[Tensor, ...]) -> str:
-            return " ".join(f"{t.dtype}{list(t.shape)}" for t in tensors)
-
-        operands = f"{shown(self.inputs)} -> {shown(self.outputs)}"
+        operands = f"{' '.join(map(str, self.inputs))} -> {' '.join(map(str, self.outputs))}"
         return f"{self.type:16s} {operands} | {','.join(self.nodes)}"
 
 

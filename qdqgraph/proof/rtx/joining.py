@@ -1,0 +1,77 @@
+"""Who reads what, and generated kernels that join a later one which reads them.
+
+The epilogue of a product joins the kernel that reads it when no other kernel stands between: it
+then runs as late as its reader.
+"""
+
+from __future__ import annotations
+
+from qdqgraph.proof.rtx.facts import READ_TWICE
+from qdqgraph.proof.rtx.plan import Kernel, Plan
+
+
+def note_readers(plan: Plan) -> None:
+    """Tell each product which kernels read its result."""
+    for node in plan.codes.nodes:
+        if node not in plan.owner:
+            continue
+        kernel = plan.find(plan.owner[node])
+        if kernel.kind == "elided":
+            continue
+        for value in node.inputs:
+            writer = plan.writer(value) if value is not None else None
+            if value is None or writer is None or writer is kernel or writer.kind != "product":
+                continue
+            if node.op.name == "max_pool" and (value, plan.flow.risen.get(node)) in plan.placed:
+                continue
+            if plan.aliases.get(value, value) is writer.end:
+                writer.readers += [kernel] * (2 if node.op.name in READ_TWICE else 1)
+
+
+def join(plan: Plan) -> None:
+    """Join generated kernels with later ones, the earliest first."""
+    behind = _readers_of(plan)
+    early = [k for k in plan.kernels if k.kind == "generated" and k.level > 0 and not k.closed]
+    for kernel in sorted(early, key=lambda kernel: kernel.level):
+        following = {plan.find(other) for other in behind.get(kernel, ())}
+        for reader in sorted(following, key=lambda reader: reader.level):
+            if reader is kernel or reader.kind != "generated":
+                continue
+            if _reaches(plan, behind, following - {reader}, reader):
+                continue
+            plan.merge(kernel, reader)
+            behind.setdefault(reader, {}).update(behind.pop(kernel, {}))
+            behind[reader].pop(kernel, None)
+            behind[reader].pop(reader, None)
+            break
+
+
+def _readers_of(plan: Plan) -> dict[Kernel, dict[Kernel, None]]:
+    found: dict[Kernel, dict[Kernel, None]] = {}
+    for node in plan.codes.nodes:
+        if node not in plan.owner:
+            continue
+        kernel = plan.find(plan.launch.get(node) or plan.owner[node])
+        for value in node.inputs:
+            writer = plan.writer(value) if value is not None else None
+            if writer is not None and writer is not kernel:
+                found.setdefault(writer, {})[kernel] = None
+    for kernel in plan.kernels:
+        for reader in kernel.readers:
+            found.setdefault(kernel, {})[plan.find(reader)] = None
+    return found
+
+
+def _reaches(
+    plan: Plan, behind: dict[Kernel, dict[Kernel, None]], start: set[Kernel], goal: Kernel
+) -> bool:
+    seen: set[Kernel] = set()
+    pending = list(start)
+    while pending:
+        kernel = plan.find(pending.pop())
+        if kernel is goal:
+            return True
+        if kernel not in seen and kernel.level <= goal.level:
+            seen.add(kernel)
+            pending += behind.get(kernel, ())
+    return False
