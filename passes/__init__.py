@@ -4,7 +4,9 @@ Read them as a cookbook: the first line of each file says what is true afterward
 docstring why the target wants it. Passes see the neutral view only, never ONNX or torch.
 """
 
+from qdqgraph.passes.adopt_fake_quantize import adopt_fake_quantize
 from qdqgraph.passes.adopt_quantizers import adopt_quantizers
+from qdqgraph.passes.adopt_weights import adopt_weights
 from qdqgraph.passes.bound_ranges import bound_ranges
 from qdqgraph.passes.configure import configure
 from qdqgraph.passes.drop_forwarding import drop_forwarding
@@ -26,6 +28,7 @@ from qdqgraph.passes.place_squeeze_excite import place_squeeze_excite
 from qdqgraph.passes.place_weighted import place_weighted
 from qdqgraph.passes.recognize_activations import recognize_activations
 from qdqgraph.passes.recognize_attention import recognize_attention
+from qdqgraph.passes.recognize_fake_quantize import recognize_fake_quantize
 from qdqgraph.passes.recognize_layer_norm import recognize_layer_norm
 from qdqgraph.passes.share_moved import share_moved
 from qdqgraph.passes.share_named import share_named
@@ -36,6 +39,8 @@ from qdqgraph.passes.unshare import unshare
 ALL = (
     fold_constants,
     drop_forwarding,
+    recognize_fake_quantize,
+    adopt_weights,
     fold_batch_norm,
     fold_batch_norm_before_conv,
     recognize_activations,
@@ -43,6 +48,7 @@ ALL = (
     expand_attention,
     drop_nan_guards,
     recognize_attention,
+    adopt_fake_quantize,
     place_weighted,
     place_attention,
     place_packed,

@@ -18,9 +18,16 @@ from qdqgraph.planning.spec import Encoding, QuantSpec
 
 @sweep(stage="configure")
 def adopt_quantizers(ctx: Context) -> None:
-    """Give quantizers beside a QuantizeLinear of the file its scale and zero point."""
+    """Give quantizers beside a QuantizeLinear, or a given quantizer, its scale and zero point."""
+    given: dict[Value, Encoding] = {}
     for quantizer in ctx.plan.used():
+        if quantizer.spec.origin == "given" and quantizer.encoding and quantizer.spec.axis is None:
+            given.setdefault(quantizer.source, quantizer.encoding)
+    for quantizer in ctx.plan.used():
+        if quantizer.spec.origin == "given" or quantizer.spec.axis is not None:
+            continue
         encoding = existing_encoding(quantizer.source, quantizer.spec)
+        encoding = encoding or given.get(quantizer.source)
         if encoding is not None:
             quantizer.spec, quantizer.encoding = encoding.spec, encoding
             quantizer.remarks.append("takes the scale that the file gives this tensor")

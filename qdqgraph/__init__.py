@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qdqgraph.exporting.block import quantized_export as quantized_export
     from qdqgraph.exporting.exporter import export as export
     from qdqgraph.exporting.lower import lower as lower
+    from qdqgraph.exporting.onto import lower_onto as lower_onto
     from qdqgraph.frontends.torch_fx.capture import capture as capture
     from qdqgraph.job import ModelPlan as ModelPlan
     from qdqgraph.job import apply as apply
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from qdqgraph.pipeline.presets import onnxruntime as onnxruntime
     from qdqgraph.pipeline.presets import tensorrt as tensorrt
     from qdqgraph.pipeline.presets import tensorrt_rtx as tensorrt_rtx
+    from qdqgraph.training.normalize import normalize as normalize
     from qdqgraph.training.prepare import prepare_qat as prepare_qat
 
     open = _open_model
@@ -51,6 +53,8 @@ _PUBLIC = {
     "capture": ("qdqgraph.frontends.torch_fx.capture", "capture"),
     "export": ("qdqgraph.exporting.exporter", "export"),
     "lower": ("qdqgraph.exporting.lower", "lower"),
+    "lower_onto": ("qdqgraph.exporting.onto", "lower_onto"),
+    "normalize": ("qdqgraph.training.normalize", "normalize"),
     "onnxruntime": ("qdqgraph.pipeline.presets", "onnxruntime"),
     "open": ("qdqgraph.model", "open_model"),
     "plan": ("qdqgraph.job", "plan"),

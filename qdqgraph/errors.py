@@ -3,7 +3,8 @@
     QdqGraphError                 exit code
     ├── UsageError                    2   an option, pattern or rule cannot be honoured
     │   ├── NoMatchError              2   a name or pattern matches nothing
-    │   └── ConflictError             2   two rules contradict each other
+    │   ├── ConflictError             2   two rules contradict each other
+    │   └── MismatchError             2   a trained network and a file do not fit together
     ├── ModelLoadError                3   the model file cannot be read
     │   └── InvalidGraphError         3   it can be read, but is not a legal graph
     ├── CaptureError                  3   a torch module cannot be captured
@@ -18,6 +19,9 @@ Each says what is wrong, where (node, tensor, sample, file), and what to do.
 """
 
 from __future__ import annotations
+
+SHOWN = 8
+"""Entries of a list that a message shows; the error holds all of them."""
 
 
 class QdqGraphError(Exception):
@@ -50,6 +54,16 @@ class NoMatchError(UsageError):
 
 class ConflictError(UsageError):
     """Two rules of the user contradict each other."""
+
+
+class MismatchError(UsageError):
+    """A trained network and a file do not fit together; `entries` lists where, a line each."""
+
+    def __init__(self, what: str, *, entries: tuple[object, ...], fix: str = "") -> None:
+        self.entries = entries
+        shown = "; ".join(map(str, entries[:SHOWN]))
+        more = f"; and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+        super().__init__(what, where=shown + more, fix=fix)
 
 
 class ModelLoadError(QdqGraphError):

@@ -29,6 +29,7 @@ ONNX_MODULES = (
     "qdqgraph.model",
     "qdqgraph.storage",
     "qdqgraph.proof",
+    "qdqgraph.tuning",
     "qdqgraph.verification",
 )
 """Only these import onnx or onnxruntime."""

@@ -66,8 +66,8 @@ def note_ranges(plan: Plan, ranges: Ranges) -> None:
 def choose_activations(plan: Plan, ranges: Ranges, dialect: Dialect, default: Method) -> None:
     """Give every group of activation quantizers its encoding.
 
-    With a major the group takes that member's range, with a bound the bound. Raises `CalibrationError` for a group that
-    no statistics reach.
+    With a major the group takes that member's range, with a bound the bound. Raises
+    `CalibrationError` for a group that no statistics reach.
     """
     by_method: dict[tuple[Method, int], list[tuple[list[Quantizer], TensorStatistics, bool]]] = {}
     for members in plan.members().values():

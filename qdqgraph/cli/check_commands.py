@@ -22,12 +22,12 @@ from qdqgraph.proof.contract_rules import BY_ID, ContractTarget
 from qdqgraph.proof.engine import read_engine
 from qdqgraph.proof.findings import gravest_first
 from qdqgraph.proof.placement_rules import PLACEMENT_RULES
-from qdqgraph.proof.rtx.predictor import predict_rtx
+from qdqgraph.proof.rtx.rules import RTX_RULES
 from qdqgraph.proof.score import score
 from qdqgraph.proof.verdict import prove
 from qdqgraph.storage.load import load_model
 
-KNOWN_RULES = {**BY_ID, **PLACEMENT_RULES, **COMPILER_RULES}
+KNOWN_RULES = {**BY_ID, **PLACEMENT_RULES, **RTX_RULES, **COMPILER_RULES}
 
 
 @click.command()
@@ -35,7 +35,7 @@ KNOWN_RULES = {**BY_ID, **PLACEMENT_RULES, **COMPILER_RULES}
 @click.option(
     "--target",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    help="Whose parser to check for; layers are predicted for tensorrt. "
+    help="Whose parser to check for, and whose layers to predict. "
     "[default: tensorrt; tensorrt-rtx with --compile]",
 )
 @click.option("--trt-version", default="10", show_default=True, metavar="V", help="Its version.")
@@ -95,35 +95,28 @@ def check(
         raise UsageError("--engine scores a prediction for tensorrt", fix="drop one of the two")
     with out.console.status(f"compiling for {compilation.gpus}"):
         reports = compilation.run(loaded)
-    foreseen = None
-    if reports and target == "tensorrt-rtx":
-        foreseen = predict_rtx(loaded.model, folder=loaded.base_dir)
     proof = prove(loaded, target, version, sm=parse_sm(sm) if sm else None)
-    prediction = proof.prediction
+    prediction, foreseen = proof.prediction, proof.rtx
     compiled = judge_all(loaded.model, reports, foreseen.reasons if foreseen else None)
     findings = gravest_first([*compiled, *proof.findings])
     built = [report for report in reports.values() if report.ok]
     agreements = [compare(foreseen, report) for report in built] if foreseen else []
-    compared = None
-    if prediction is not None and engine is not None:
-        compared = score(prediction, read_engine(engine))
+    compared = score(prediction, read_engine(engine)) if engine is not None else None
     report_file(report_out, loaded, prediction, findings, target)
-    if prediction is not None:
-        out.line(prediction.verdict, "bold")
+    out.line(proof.line, "bold")
     show.show_findings(out, findings)
     if compared is not None:
         show.show_score(out, compared)
     show.show_figures(out, reports)
     show.show_agreement(out, agreements)
-    if layers and prediction is not None:
-        show.show_layers(out, prediction)
     if layers:
+        show.show_layers(out, prediction)
         show.show_kernels(out, reports)
     out.result(
         {
             "findings": [finding.to_json() for finding in findings],
-            "verdict": prediction.verdict if prediction else None,
-            "layers": [asdict(layer) for layer in prediction.layers] if prediction else None,
+            "verdict": proof.line,
+            "layers": [asdict(layer) for layer in prediction.layers],
             "score": asdict(compared) if compared else None,
             "compiled": {sm: report.to_json() for sm, report in reports.items()} or None,
             "agreement": {item.sm: item.to_json() for item in agreements} or None,

@@ -28,7 +28,8 @@ from qdqgraph.cli.report_option import (
     report_plan,
     report_quantized,
 )
-from qdqgraph.cli.verdict_output import show_verdict
+from qdqgraph.cli.tune_option import Tuning, show_tuned, tune_options, tuned_pipeline
+from qdqgraph.cli.verdict_output import proof_of, show_verdict
 from qdqgraph.errors import CalibrationError, OutputError, UsageError
 from qdqgraph.job import ModelPlan, calibrate, refuse_empty, replay_plan
 from qdqgraph.job import apply as apply_plan
@@ -46,6 +47,7 @@ from qdqgraph.storage.save import SavedFile, check_output
 @destination_options
 @calibration_options
 @placement_options
+@tune_options
 @version_option
 @click.option(
     "--opset",
@@ -80,6 +82,7 @@ def quantize(
     destination: Destination,
     calibration: Calibration,
     placement: Placement,
+    tuning: Tuning,
     trt_version: str,
     opset: int | None,
     weights: Any,
@@ -95,6 +98,7 @@ def quantize(
     check_plan_path(plan_out, model, target)
     check_report_path(report_out, model, target, plan_out)
     before = counted_before(report_out, model)
+    tuned = tuning.run(model, placement, trt_version, plan_in, out)
     if plan_in is not None:
         if replace(placement, target=Placement().target) != Placement():
             raise UsageError(
@@ -104,19 +108,21 @@ def quantize(
             )
         made = planned_before(model, plan_in, trt_version)
     else:
-        made = make_plan(model, pipeline=placement.pipeline(), trt_version=trt_version)
+        made = make_plan(model, pipeline=tuned_pipeline(tuned, placement), trt_version=trt_version)
     refuse_empty(made, allow_empty)
     scaled = plan_in is not None and all(q.encoding is not None for q in made.used())
     if made.entries and not scaled:
         run_calibration(made, calibration, out)
-    planned = made.to_json() if plan_out is not None else {}
-    told = facts(made)
+    gain = show_tuned(out, tuned, made)
+    planned = {**made.to_json(), **gain} if plan_out is not None else {}
+    told = {**facts(made), **gain}
     lines, reasons = summary_lines(made), reasons_by_name(made)
     result = apply_plan(made, weights=weights, opset=opset, allow_empty=allow_empty)
     saved = result.save(target, in_place=destination.in_place, verify=destination.verify)
     if plan_out is not None:
         write_json(plan_out, planned)
-    report_quantized(report_out, made, result, saved, before)
+    proof = proof_of(saved.path, made.pipeline.target.name, made.context.version)
+    report_quantized(report_out, made, result, saved, before, proof)
     for line in lines:
         out.line(line)
     report = saved_report(saved, model, result)
@@ -125,7 +131,7 @@ def quantize(
         f"was {report['bytes_before'] / 1e6:.2f} MB)",
         "bold",
     )
-    verdict = show_verdict(out, saved.path, made.pipeline.target.name, trt_version, reasons)
+    verdict = show_verdict(out, proof, saved.path, made.context.version, reasons)
     out.result(
         {
             **report,

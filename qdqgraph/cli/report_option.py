@@ -13,6 +13,7 @@ from qdqgraph.errors import OutputError
 from qdqgraph.job import ModelPlan
 from qdqgraph.model import Model
 from qdqgraph.proof.findings import Finding
+from qdqgraph.proof.verdict import Proof
 from qdqgraph.storage.load import LoadedModel, load_model
 from qdqgraph.storage.save import SavedFile, check_output
 
@@ -82,33 +83,26 @@ def report_quantized(
     result: Model,
     saved: SavedFile,
     before: Counts | None,
+    proof: Proof | None,
 ) -> None:
     """The page on a model just quantized and saved, with the plan's reasons and the statistics."""
     if report_out is None:
         return
-    from qdqgraph.proof.contract import check_contract
-    from qdqgraph.proof.predictor import predict
     from qdqgraph.report.html import write_report
 
-    target, version = made.pipeline.target.name, made.context.version
     proto, folder = result.proto, result.loaded.base_dir if result.loaded else None
-    findings: list[Finding] = []
-    if target in ("tensorrt", "tensorrt-rtx"):
-        data = result.loaded.data if result.loaded else None
-        findings = check_contract(proto, target=target, version=version, data=data)
-    classic = target == "tensorrt"
     write_report(
         report_out,
         model=proto,
-        prediction=predict(proto, version=version, folder=folder) if classic else None,
-        findings=findings,
+        prediction=proof.prediction if proof else None,
+        findings=proof.findings if proof else (),
         plan=made,
         statistics=made.statistics,
         before=before,
         size=_size([path for path in (saved.path, saved.data_path) if path is not None]),
         folder=folder,
         title=saved.path.name,
-        target=target,
+        target=made.pipeline.target.name,
     )
 
 

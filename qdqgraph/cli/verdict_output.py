@@ -6,28 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from qdqgraph.cli.console import Output
-from qdqgraph.pipeline.targets import parse_version
+from qdqgraph.pipeline.targets import Version
 from qdqgraph.proof.trtexec import qdq_command
-from qdqgraph.proof.verdict import prove
+from qdqgraph.proof.verdict import Proof, prove
 from qdqgraph.report.verdict import explain, verdict_facts, verdict_lines
 from qdqgraph.storage.load import load_model
 
 
-def show_verdict(
-    out: Output, path: Path, target: str, trt_version: str, reasons: dict[str, str]
-) -> dict[str, Any]:
-    """Check the written file for its target, show what matters, and return it for `--json`.
-
-    `reasons` are the plan's, by names of nodes and tensors. Says nothing for onnxruntime.
-    """
+def proof_of(path: Path, target: str, version: Version) -> Proof | None:
+    """The written file checked for its target; None for onnxruntime."""
     if target not in ("tensorrt", "tensorrt-rtx"):
+        return None
+    return prove(load_model(path), target, version)
+
+
+def show_verdict(
+    out: Output, proof: Proof | None, path: Path, version: Version, reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Show what matters of the proof, and return it for `--json`.
+
+    `reasons` are the plan's, by names of nodes and tensors.
+    """
+    if proof is None:
         return {}
-    proof = prove(load_model(path), target, parse_version(trt_version))
     explained = explain(proof.findings, reasons)
     for line in verdict_lines(proof.line, explained):
         out.line(line)
     facts = verdict_facts(proof.line, explained)
-    if target == "tensorrt":
-        facts["trtexec"] = qdq_command(path, trt_version)
+    if proof.rtx is None:
+        facts["trtexec"] = qdq_command(path, version)
         out.line(facts["trtexec"])
     return facts

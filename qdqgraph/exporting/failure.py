@@ -11,7 +11,13 @@ from qdqgraph.errors import CaptureError
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def capture_error(cause: BaseException, model: object) -> CaptureError:
+THEIRS = (
+    "the traceback above is the exporter's own: torch.onnx.export itself fails alike; mend the "
+    "line, or try the other exporter (dynamo=)"
+)
+
+
+def capture_error(cause: BaseException, model: object, fix: str = THEIRS) -> CaptureError:
     """What to raise `from cause`, an error of `torch.onnx.export`."""
     root = _chain(cause)[-1]
     lines = [line.strip() for line in _COLOR.sub("", str(root)).splitlines() if line.strip()]
@@ -19,8 +25,7 @@ def capture_error(cause: BaseException, model: object) -> CaptureError:
     return CaptureError(
         f"torch.onnx.export cannot export {type(model).__name__}: {said}",
         where=_model_line(cause),
-        fix="the traceback above is the exporter's own: torch.onnx.export itself fails alike; mend "
-        "the line, or try the other exporter (dynamo=)",
+        fix=fix,
     )
 
 

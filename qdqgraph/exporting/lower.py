@@ -15,8 +15,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from qdqgraph.errors import CalibrationError, UsageError
+from qdqgraph.exporting.failure import capture_error
 from qdqgraph.exporting.interception import original_export
-from qdqgraph.exporting.levels import compare_levels, observe_levels
+from qdqgraph.exporting.levels import Levels, compare_levels, observe_levels
 from qdqgraph.exporting.settle import settle
 from qdqgraph.exporting.translation import translations
 from qdqgraph.model import Model
@@ -26,7 +27,10 @@ from qdqgraph.training.prepared import PreparedModule, unwrap
 
 OPSETS = {"int4": 21, "uint4": 21, "int16": 21, "fp8": 19}
 """The first ONNX opset whose QuantizeLinear has the format; int8 is in all that are exported."""
+UNKNOWN = "say in custom_translation_table how an operator of your own is written in ONNX"
 FIRST_OPSET = 18
+HALF_OPSET = 19
+"""The first that quantizes float16 and bfloat16."""
 
 
 class LoweredModel(Model):
@@ -54,16 +58,19 @@ def lower(
     output_names: Sequence[str] | None = None,
     dynamic_shapes: object = None,
     opset_version: int | None = None,
+    custom_translation_table: Mapping[Any, Any] | None = None,
     compare: bool = True,
 ) -> LoweredModel:
     """Write a prepared module as QDQ ONNX: Q and DQ at activations, codes and DQ for weights.
 
     Trained batch norms fold exactly (see `exporting.settle`). The module keeps its mode and its
     parameters. `args`, `kwargs` and `dynamic_shapes` are as in `torch.export.export`; without the
-    latter the file has the shapes of `args`. `compare` runs the file once in onnxruntime, on the
+    latter the file has the shapes of `args`; `custom_translation_table` says how operators of your
+    own are written, as in `torch.onnx.export`. `compare` runs the file once in onnxruntime, on the
     example. Without `f`, a path or buffer, nothing is saved. Raises `UsageError` for a module that
-    was never prepared, `CalibrationError` listing quantizers without a scale, `OutputError` for a
-    file that cannot be written.
+    was never prepared or that computes in float64, `CalibrationError` listing quantizers without a
+    scale, `CaptureError` for an operator that the exporter does not know, `OutputError` for a file
+    that cannot be written.
     """
     prepared = ready(model)
     path = f if isinstance(f, (str, os.PathLike)) else None
@@ -76,22 +83,25 @@ def lower(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         kept = _drop_numbers(settled)
+        opset = opset_version or _opset(prepared, seen)
         shapes = flat_shapes(args, dict(kwargs or {}), dynamic_shapes)
-        with torch.no_grad():
-            original_export()(
-                settled,
-                tuple(flat[i] for i in kept),
-                str(file),
-                dynamo=True,
-                verbose=False,
-                opset_version=opset_version or _opset(prepared),
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=None if shapes is None else tuple(shapes[i] for i in kept),
-                custom_translation_table=cast(
-                    "Any", translations(opset_version or _opset(prepared))
-                ),
-            )
+        table: Any = {**translations(opset), **(custom_translation_table or {})}
+        try:
+            with torch.no_grad():
+                original_export()(
+                    settled,
+                    tuple(flat[i] for i in kept),
+                    str(file),
+                    dynamo=True,
+                    verbose=False,
+                    opset_version=opset,
+                    input_names=input_names,
+                    output_names=output_names,
+                    dynamic_shapes=None if shapes is None else tuple(shapes[i] for i in kept),
+                    custom_translation_table=table,
+                )
+        except torch.onnx.OnnxExporterError as cause:
+            raise capture_error(cause, prepared, UNKNOWN) from cause
         compared = compare_levels(seen, file, flat) if compare else None
         if path is not None:
             loaded = load_model(file)
@@ -151,13 +161,26 @@ def flat_shapes(
         ) from cause
 
 
-def _opset(prepared: PreparedModule) -> int:
+def _opset(prepared: PreparedModule, seen: Levels) -> int:
     formats = {quantizer.spec.dtype for quantizer in prepared.quantizers.values()}
-    return max(FIRST_OPSET, *(OPSETS.get(name, FIRST_OPSET) for name in formats), FIRST_OPSET)
+    types = {kind.dtype for kind in seen.kinds.values()}
+    if torch.float64 in types:
+        raise UsageError(
+            "the module computes in float64, which QuantizeLinear does not take",
+            fix="call .float() on it first",
+        )
+    half = HALF_OPSET if types & {torch.float16, torch.bfloat16} else FIRST_OPSET
+    return max(FIRST_OPSET, half, *(OPSETS.get(name, FIRST_OPSET) for name in formats))
 
 
 def _drop_numbers(settled: fx.GraphModule) -> list[int]:
-    """Remove inputs that are no tensors and that nothing reads; positions of those left."""
+    """Remove inputs that are no tensors and that nothing reads; positions of those left.
+
+    Results that are no tensors go too: a file has no place for them.
+    """
+    end = next(node for node in settled.graph.nodes if node.op == "output")
+    results = cast("Iterable[object]", end.args[0])
+    end.args = (tuple(item for item in results if isinstance(item, fx.Node)),)
     placeholders = [node for node in settled.graph.nodes if node.op == "placeholder"]
     kept: list[int] = []
     for position, node in enumerate(placeholders):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from qdqgraph.exporting.levels import Levels
+from qdqgraph.frontends.torch_fx.constants import constant
 from qdqgraph.frontends.torch_fx.modes import BATCH_NORM, set_training
 from qdqgraph.frontends.torch_fx.tensors import held, register
 from qdqgraph.quantizer import Quantizer
@@ -52,12 +53,23 @@ GROUPS_OF_TRANSPOSED = 6
 
 @dataclass(slots=True)
 class Weight:
-    """The codes of a weight and their scale; `axis` is that of the scale."""
+    """The codes of a weight and their scale; `axis` is that of the scale, `like` its type."""
 
     codes: Tensor
     scale: Tensor
     axis: int | None
     quantizer: Quantizer
+    zero: Tensor | None = None
+    like: torch.dtype = torch.float32
+
+    def takes(self, factor: Tensor) -> bool:
+        """False where a sign cannot be turned: the most negative code has no opposite."""
+        to = self.quantizer.format
+        if self.zero is not None or to.low == -to.high:
+            return self.zero is None
+        shape = [1] * self.codes.dim()
+        shape[cast("int", self.axis)] = -1
+        return not bool(((self.codes == to.low) & (factor < 0).reshape(shape)).any())
 
     def times(self, factor: Tensor) -> Weight:
         """The same with each channel multiplied; a factor of zero gives codes of zero."""
@@ -68,7 +80,7 @@ class Weight:
         sign = torch.where(dead, torch.zeros_like(factor), factor.sign())
         codes = (self.codes.float() * sign.reshape(shape)).to(self.codes.dtype)
         scale = torch.where(dead, torch.ones_like(magnitude), magnitude)
-        return Weight(codes, scale, self.axis, self.quantizer)
+        return Weight(codes, scale, self.axis, self.quantizer, like=self.like)
 
 
 @torch.no_grad()
@@ -80,6 +92,7 @@ def settle(prepared: PreparedModule, seen: Levels) -> fx.GraphModule:
     module = copy_sharing_tensors(prepared.graph_module, flat=True)
     set_training(module, False, frozen_batch_norm=False)
     module.train(False)
+    _store_clamped(module)
     for node in list(module.graph.nodes):
         quantizer = _quantizer(module, node)
         if quantizer is None:
@@ -98,20 +111,18 @@ def settle(prepared: PreparedModule, seen: Levels) -> fx.GraphModule:
     return module
 
 
-def constant(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """What a node computes from parameters and buffers alone; None if it reads an input."""
-    if node.op == "get_attr":
-        found = held(module, str(node.target))
-        return found.detach() if isinstance(found, Tensor) else None
-    if node.op != "call_function" or not node.all_input_nodes:
-        return None
-    known = {source: constant(module, source) for source in node.all_input_nodes}
-    if any(tensor is None for tensor in known.values()):
-        return None
-    args: Any = fx.map_arg(node.args, known.__getitem__)
-    kwargs: Any = fx.map_arg(node.kwargs, known.__getitem__)
-    result = cast("Any", node.target)(*args, **kwargs)
-    return result if isinstance(result, Tensor) else None
+def _store_clamped(module: fx.GraphModule) -> None:
+    """Biases are stored as the clamps of `training.bounds` leave them."""
+    for node in list(module.graph.nodes):
+        if node.target is not aten.clamp.default or any(u.op == "call_module" for u in node.users):
+            continue
+        value = constant(module, node)
+        if value is not None:
+            with module.graph.inserting_before(node):
+                stored = module.graph.get_attr(register(module, name_of(node), value))
+            stored.meta = dict(node.meta)
+            node.replace_all_uses_with(stored)
+            module.graph.erase_node(node)
 
 
 def _settle_weight(
@@ -119,18 +130,20 @@ def _settle_weight(
 ) -> None:
     """Each reader gets codes of its own, with the batch norm behind it in them."""
     scale = quantizer.effective_scale().detach().clone()
-    plain = Weight(quantizer.codes(weight), scale, quantizer.spec.axis, quantizer)
+    zero = quantizer.zero_point
+    codes = quantizer.codes(weight)
+    plain = Weight(codes, scale, quantizer.spec.axis, quantizer, zero, weight.dtype)
     written: fx.Node | None = None
     for reader in list(node.users):
         norm = norm_behind(reader, node, plain.axis, seen)
-        if norm is not None:
-            factor, shift = affine_map(module, norm)
+        factor, shift = (None, None) if norm is None else affine_map(module, norm)
+        if norm and factor is not None and shift is not None and plain.takes(factor):
             made = _store(module, node, reader, plain.times(factor))
             _set_bias(module, reader, factor, shift, name_of(node))
             norm.replace_all_uses_with(reader)
             module.graph.erase_node(norm)
         else:
-            made = written = written or _store(module, node, reader, plain)
+            made = written = written or _store(module, node, node, plain)
         reader.replace_input_with(node, made)
 
 
@@ -205,9 +218,12 @@ def name_of(node: fx.Node) -> str:
 def _store(module: fx.GraphModule, node: fx.Node, reader: fx.Node, weight: Weight) -> fx.Node:
     graph, name = module.graph, name_of(node)
     codes = register(module, f"{name}_quantized", weight.codes)
-    scale = register(module, f"{name}_scale", weight.scale.float())
+    scale = register(module, f"{name}_scale", weight.scale.to(weight.like))
     with graph.inserting_before(reader):
-        operands = (graph.get_attr(codes), graph.get_attr(scale), None)
+        zero = None
+        if weight.zero is not None:
+            zero = graph.get_attr(register(module, f"{name}_zero_point", weight.zero))
+        operands = (graph.get_attr(codes), graph.get_attr(scale), zero)
         made = graph.call_function(
             torch.ops.qdqgraph.dequantize.default,
             (*operands, weight.axis, weight.quantizer.spec.dtype),
@@ -242,6 +258,8 @@ def _fold_into_float(module: fx.GraphModule, norm: fx.Node, seen: Levels) -> Non
     if _only_norm(product, form, seen) is not norm:
         return
     source = product.args[form.weight]
+    if isinstance(source, fx.Node) and source.target is torch.ops.qdqgraph.dequantize.default:
+        return  # its codes could not take the batch norm: it stays
     weight = constant(module, source) if isinstance(source, fx.Node) else None
     if weight is None:
         return

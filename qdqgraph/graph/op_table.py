@@ -129,6 +129,7 @@ TABLE: tuple[Op, ...] = (
     Op("mish", ("Mish",), ("mish.default: x",), ("x",), _LONG),
     Op("erf", ("Erf",), ("erf.default: x",)),
     Op("exp", ("Exp",), ("exp.default: x",), traits=_POS),
+    Op("round", ("Round",), ("round.default: x",)),
     Op("sqrt", ("Sqrt",), ("sqrt.default: x",), traits=_POS),
     # pools and reductions
     Op(
@@ -353,6 +354,12 @@ TABLE: tuple[Op, ...] = (
     ),
     Op("quantize", ("QuantizeLinear",), (), ("x", "scale", "zero_point")),
     Op("dequantize", ("DequantizeLinear",), (), ("x", "scale", "zero_point")),
+    Op(
+        "fake_quantize",
+        (),
+        ("qdqgraph:fake_quantize.default: x scale zero_point axis dtype low high",),
+        ("x", "scale", "zero_point"),
+    ),
 )
 
 BY_NAME: dict[str, Op] = {row.name: row for row in TABLE}
@@ -360,7 +367,7 @@ BY_ONNX: dict[str, Op] = {spelling: row for row in TABLE for spelling in row.onn
 BY_ATEN: dict[str, tuple[Op, tuple[str, ...]]] = {
     name.strip(): (row, tuple(arguments.split()))
     for row in TABLE
-    for name, _, arguments in (spelling.partition(":") for spelling in row.aten)
+    for name, _, arguments in (spelling.partition(": ") for spelling in row.aten)
 }
 
 LONG_EPILOGUES = frozenset(row.name for row in TABLE if Trait.LONG_EPILOGUE in row.traits)

@@ -23,6 +23,7 @@ from qdqgraph.errors import PlanError
 from qdqgraph.graph.ops import Op, Trait
 
 if TYPE_CHECKING:
+    from qdqgraph.planning.chains import Chain
     from qdqgraph.planning.spec import Encoding
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -263,6 +264,10 @@ class Node:
             return [int(item) for item in found]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         return [found] if isinstance(found, int) else None
 
+    def become(self, op: Op) -> None:
+        """For frontends: the real node is another operator from now on."""
+        self.op, self._attrs = op, None
+
     def __repr__(self) -> str:
         return f"Node({self.op} {self.name!r})"
 
@@ -343,6 +348,10 @@ class Graph(ABC):
 
         The new nodes take its place in the order of nodes, the last one that of its output.
         """
+        return False
+
+    def write_pair(self, chain: Chain) -> bool:
+        """Write a chain of quantizing operations as Q and DQ; False where that cannot be had."""
         return False
 
     @abstractmethod

@@ -138,7 +138,8 @@ def structural_prints(graph: Graph, anchors: Mapping[Node, str] | None = None) -
     The history of a value ends at the nodes in `anchors`, which are known by these words already.
     """
     known = anchors or {}
-    prints: dict[Value, str] = {v: short_hash("input", str(i)) for i, v in enumerate(graph.inputs)}
+    read = [value for value in graph.inputs if value.uses or value.is_output]
+    prints: dict[Value, str] = {v: short_hash("input", str(i)) for i, v in enumerate(read)}
     for node in graph.nodes:
         for value in node.inputs:
             if value is not None:

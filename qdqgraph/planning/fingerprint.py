@@ -30,6 +30,8 @@ from qdqgraph.planning.sketch import TOLERANCE, Sketch, distance, outputs_first,
 
 FEW, MANY = 3, 40
 """Rounds of refinement: at least, for files with a layer more or less, and at most."""
+FLOAT = ""
+"""In place of a quantizer: a read that stays float, told apart from a quantized one like it."""
 OF_PRODUCT = "product {}"
 """The print of a read by the product of this number."""
 
@@ -121,6 +123,13 @@ def canonical_weight(node: Node) -> Array:
     return array.transpose(outputs_first(node, edge, array.ndim))
 
 
+def canonical_shape(node: Node) -> tuple[int, ...]:
+    """The shape of the weight of one of `products_in`, output channels first."""
+    edge = weight_of(node)
+    shape = edge.value.shape or ()
+    return tuple(int(shape[i] or 0) for i in outputs_first(node, edge, len(shape)))
+
+
 def surroundings(graph: Graph, anchors: Mapping[Node, str]) -> Surroundings:
     """The ways up and down from each value, as far as the next anchors."""
     above = structural_prints(graph, anchors)
@@ -167,11 +176,11 @@ def colours_of(
 ) -> dict[Node, tuple[str, ...]]:
     """What each product is known by, looking further each round; until nothing more differs."""
     found = {node: [colour] for node, colour in first.items()}
-    known = len(set(first.values()))
     for number in range(1, MANY if rounds is None else rounds):
-        if rounds is None and number > FEW and known in (len(found), _distinct(found, number - 2)):
-            break
-        known = _distinct(found, number - 1)
+        if rounds is None and number > FEW:
+            known = _distinct(found, number - 1)
+            if known in (len(found), _distinct(found, number - 2)):
+                break
         around = surroundings(graph, {node: colours[-1] for node, colours in found.items()})
         for node, colours in found.items():
             source = activation_edges(node)[0].value
@@ -185,9 +194,10 @@ def _distinct(found: Mapping[Node, Sequence[str]], number: int) -> int:
 
 
 def attributes_of(node: Node) -> str:
-    """What a convolution does beside its weight; '' where the file leaves it to the runtime."""
+    """What a product does beside its weight; '' where the file leaves it to the runtime."""
     if node.op.name not in ("conv", "conv_transpose"):
-        return "-"
+        factors = (node.float("alpha", 1.0), node.float("beta", 1.0))
+        return f"{weight_of(node).index};{node.int('transA', 0)};{factors}"
     if node.text("auto_pad", "NOTSET") != "NOTSET":
         return ""
     axes = len(weight_of(node).value.shape or ()) - 2
@@ -231,7 +241,7 @@ def product_prints(graph: Graph, products: Sequence[Node]) -> tuple[ProductPrint
         ProductPrint(
             name=weight_of(node).value.name,
             kind=kind_of(node),
-            shape=canonical_weight(node).shape,
+            shape=canonical_shape(node),
             attributes=attributes_of(node),
             sketch=sketch,
             label=label,

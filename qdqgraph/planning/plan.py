@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qdqgraph.errors import ConflictError, PlanError
 from qdqgraph.graph.view import CAPTURED, Edge, Graph, Node, Value
+from qdqgraph.planning.given import Given
 from qdqgraph.planning.groups import Groups, Link
 from qdqgraph.planning.spec import Encoding, QuantSpec
 
@@ -71,6 +72,7 @@ class Plan:
         self.forced: dict[Node, str] = {}
         self.floats: dict[Node, list[tuple[str, str]]] = {}
         self.alone: set[str] = set()
+        self.given: dict[Edge, Given] = {}
         self.bias_bounds: dict[Node, float] = {}
         self.ranges: dict[str, float] = {}
         self.rescaled: dict[str, npt.NDArray[np.float64]] = {}
@@ -87,14 +89,15 @@ class Plan:
         *,
         reason: str,
         own: bool = False,
+        to: Quantizer | None = None,
         carried: bool = False,
     ) -> Quantizer | None:
         """Quantize what `edge` reads; None when the user forbids it or the tensor is no float.
 
         By default all quantized edges of a value bind to one quantizer. `own` asks for a separate
-        one, and so does a differing spec. What a DQ of the file writes is never quantized again. An
-        edge that is planned already keeps its quantizer; planning it again without `carried` makes
-        it stand in its own right.
+        one, and so does a differing spec; `to` is the one to bind to. What a DQ of the file writes
+        is never quantized again. An edge that is planned already keeps its quantizer; planning it
+        again without `carried` makes it stand in its own right.
         """
         if edge in self.vetoes or edge.index == CAPTURED or not edge.value.is_float:
             return None
@@ -106,7 +109,7 @@ class Plan:
             if entry.carried and not carried:
                 entry.carried, entry.reason, entry.author = False, reason, self.author
             return entry.quantizer
-        quantizer = self._bind(edge.value, spec or QuantSpec(), own)
+        quantizer = to or self._bind(edge.value, spec or QuantSpec(), own)
         self.entries[edge] = Entry(edge, quantizer, reason, self.author, carried)
         self.touched.add(edge)
         return quantizer

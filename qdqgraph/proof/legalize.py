@@ -16,6 +16,7 @@ from qdqgraph.proof.contract_rules import ContractTarget
 from qdqgraph.proof.draft import Draft
 from qdqgraph.proof.legalize_activations import symmetric_activations
 from qdqgraph.proof.legalize_bias import float_biases, float_constants
+from qdqgraph.proof.legalize_chains import pair_chains
 from qdqgraph.proof.legalize_clips import restore_clips
 from qdqgraph.proof.legalize_integers import float_integer_products
 from qdqgraph.proof.legalize_operators import name_default_domain, unfold_operators
@@ -40,7 +41,7 @@ def legalize(
 ) -> LegalizeReport:
     """Rewrite `model` in place so that TensorRT takes its Q/DQ; returns what was done and lost.
 
-    uint8 codes with zero point 128 become int8 with zero point 0, exactly; other zero points get
+    Mul - Round - Clip - Mul becomes Q/DQ. uint8 codes with zero point 128 become int8 with zero point 0, exactly; other zero points get
     a symmetric scale that covers the same range. int32 biases and quantized constants that are
     no weights become float. QLinear* operators become float ones between Q and DQ, ConvInteger
     and MatMulInteger float products. A Relu or Clip that a quantizer stood for is put back. A
@@ -57,6 +58,8 @@ def legalize(
     if opset_of(model) < OPSET and _is_quantized(model):
         for line in raise_opset(model, OPSET)[:1]:
             draft.note("form", model.graph.name or "model", line)
+        draft = _again(draft)
+    if pair_chains(draft):
         draft = _again(draft)
     name_default_domain(draft)
     unfold_operators(draft)

@@ -11,20 +11,22 @@ from qdqgraph.proof.findings import Finding, gravest_first
 from qdqgraph.proof.layers import Prediction
 from qdqgraph.proof.placement import judge_placement
 from qdqgraph.proof.predictor import predict
+from qdqgraph.proof.rtx.predictor import RtxPrediction, predict_rtx
 from qdqgraph.storage.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What TensorRT refuses or misreads, what stands in the wrong place, and its layers."""
+    """What TensorRT refuses or misreads, what stands in the wrong place, and its layers.
+
+    `line` is the verdict. `rtx` is the whole prediction for TensorRT-RTX, None for the classic
+    target; `prediction` are the layers of either.
+    """
 
     findings: list[Finding]
-    prediction: Prediction | None
-
-    @property
-    def line(self) -> str:
-        """The verdict in one line."""
-        return self.prediction.verdict if self.prediction else "layers are not predicted"
+    line: str
+    prediction: Prediction
+    rtx: RtxPrediction | None = None
 
 
 def prove(
@@ -34,10 +36,12 @@ def prove(
 
     Raises `InvalidGraphError` for a graph that is not legal.
     """
-    prediction = None
-    if target == "tensorrt":
-        prediction = predict(loaded.model, version=version, folder=loaded.base_dir)
-    contract = check_contract(loaded.model, target=target, version=version, data=loaded.data, sm=sm)
-    return Proof(
-        gravest_first([*contract, *(judge_placement(prediction) if prediction else ())]), prediction
-    )
+    model, folder = loaded.model, loaded.base_dir
+    contract = check_contract(model, target=target, version=version, data=loaded.data, sm=sm)
+    if target == "tensorrt-rtx":
+        rtx = predict_rtx(model, folder=folder)
+        found = gravest_first([*contract, *rtx.findings])
+        return Proof(found, rtx.verdict, rtx.prediction, rtx)
+    prediction = predict(model, target=target, version=version, folder=folder)
+    found = gravest_first([*contract, *judge_placement(prediction)])
+    return Proof(found, prediction.verdict, prediction)

@@ -26,12 +26,13 @@ class Quantizer(nn.Module):
 
     `scale` is a buffer of shape [], or [channels] for an axis. In mode `learned`, the parameter
     `drift` beside it, of the same shape and zero at first, is the logarithm of how far the scale
-    has moved: it stays positive, and a step of any optimizer is relative to it. Until it is known (`calibrated`), everything passes through unchanged. In training and
-    mode `ema` the range follows the data, `range = decay · range + (1 - decay) · seen`, while
-    `observing` holds; a decay of 0, as weights have it, takes the present range. A learned scale
-    that is not known starts from the first range seen in training; a fixed one stays unknown.
-    Inside DDP, `seen` is the range over all processes. `power_of_two` rounds the scale up to the
-    next power of two. Scales stay float32 when the module is cast.
+    has moved: it stays positive, and a step of any optimizer is relative to it. Until the scale is
+    known (`calibrated`), everything passes through unchanged. In training and mode `ema` the range
+    follows the data, `range = decay · range + (1 - decay) · seen`, while `observing` holds; a decay
+    of 0, as weights have it, takes the present range. A learned scale that is not known starts from
+    the first range seen in training; a fixed one stays unknown. Inside DDP, `seen` is the range
+    over all processes. `power_of_two` rounds the scale up to the next power of two. Scales stay
+    float32 when the module is cast.
 
     >>> made = Quantizer(QuantSpec(dtype="int4")).set_range(torch.tensor(7.0))
     >>> made(torch.tensor([0.4, 0.6, 9.0]))

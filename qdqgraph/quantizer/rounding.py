@@ -107,13 +107,16 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, scale, zero_point = ctx.saved_tensors
-        low, high = _limits(scale, zero_point, x, ctx.axis, ctx.to)
-        inside = (x >= low) & (x <= high)
-        return torch.where(inside, grad, 0.0), None, None, None, None, None, None
+        (passed,) = _inside(x, scale, zero_point, ctx.axis, ctx.to, grad)
+        return passed, None, None, None, None, None, None
 
 
 class _Learned(torch.autograd.Function):
-    """As above, and the scale learns."""
+    """As above, and the scale learns. The result is saved too: a product behind keeps it alive.
+
+    With y = fake_quantize(x): (code - zero_point) - x / scale = (y - x) / scale where nothing was
+    clipped, and code - zero_point = y / scale elsewhere.
+    """
 
     @staticmethod
     def forward(
@@ -126,32 +129,48 @@ class _Learned(torch.autograd.Function):
         high: float,
         integer: bool,
     ) -> Tensor:
-        return cast("Any", _StraightThrough).forward(
-            ctx, x, scale, zero_point, axis, low, high, integer
-        )
+        to = Format("int8" if integer else "fp8", low, high)
+        y = _rounded(x, _along(scale, x, axis), _shift(zero_point, x, axis), to)
+        ctx.save_for_backward(x, scale, zero_point, y)
+        ctx.axis, ctx.to = axis, to
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, scale, zero_point = ctx.saved_tensors
-        beside, shift = _along(scale, x, ctx.axis), _shift(zero_point, x, ctx.axis)
-        low, high = _limits(scale, zero_point, x, ctx.axis, ctx.to)
-        inside = (x >= low) & (x <= high)
-        step = _codes(x, beside, shift, ctx.to)
-        if shift is not None:
-            step.sub_(shift)
-        step = torch.where(inside, step - x.to(scale.dtype) / beside, step).mul_(grad)
+        x, scale, zero_point, y = ctx.saved_tensors
+        passed, kept = _inside(x, scale, zero_point, ctx.axis, ctx.to, grad, x)
+        if y.dtype != scale.dtype:  # half precision would lose the difference
+            y = _rounded(
+                x.to(scale.dtype),
+                _along(scale, x, ctx.axis),
+                _shift(zero_point, x, ctx.axis),
+                ctx.to,
+            )
+            kept = kept.to(scale.dtype)
+        slopes = torch.sub(y, kept).mul_(grad)
         others = [d for d in range(x.dim()) if ctx.axis is None or d != ctx.axis % x.dim()]
-        total = step.sum(others) if others else step
+        total = slopes.sum(others) if others else slopes
         count = x.numel() / scale.numel()
-        slope = (total / math.sqrt(max(count * ctx.to.high, 1.0))).reshape(scale.shape)
-        return torch.where(inside, grad, 0.0), slope, None, None, None, None, None
+        damping = math.sqrt(max(count * ctx.to.high, 1.0))
+        return passed, total.reshape(scale.shape) / (scale * damping), None, None, None, None, None
 
 
-def _limits(
-    scale: Tensor, zero_point: Tensor | None, x: Tensor, axis: int | None, to: Format
-) -> tuple[Tensor, Tensor]:
-    """The real numbers between which nothing is clipped."""
+def _inside(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    axis: int | None,
+    to: Format,
+    *tensors: Tensor,
+) -> list[Tensor]:
+    """Each tensor with zeros where `x` was clipped."""
     half = 0.5 if to.integer else 0.0
     shift = 0 if zero_point is None else zero_point
     low, high = scale * (to.low - half - shift), scale * (to.high + half - shift)
-    return _along(low, x, axis), _along(high, x, axis)
+    if axis is None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # one pass over memory, which is what training on a CPU waits for; its bounds are exclusive
+        below = float(torch.nextafter(low, low - 1))
+        above = float(torch.nextafter(high, high + 1))
+        return [torch.ops.aten.hardtanh_backward(tensor, x, below, above) for tensor in tensors]
+    inside = (x >= _along(low, x, axis)) & (x <= _along(high, x, axis))
+    return [torch.where(inside, tensor, 0.0) for tensor in tensors]

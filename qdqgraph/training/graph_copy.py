@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils._pytree import TreeSpec
 
 _TREES = ("_in_spec", "_out_spec")
@@ -42,6 +43,18 @@ def structure_of(module: fx.GraphModule) -> tuple[TreeSpec, TreeSpec]:
     """How a capture nests ((args, kwargs), results)."""
     taken, given = (getattr(module, name) for name in _TREES)
     return taken, given
+
+
+def set_structure(module: fx.GraphModule, structure: tuple[TreeSpec, TreeSpec]) -> fx.GraphModule:
+    """Let a module over flat tensors nest arguments and results, as a capture does; returns it."""
+    taken, given = structure
+    names = [f"arg_{i}" for i in range(taken.child(0).num_children)]
+    names += cast("list[str]", taken.child(1).context or [])
+    module.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, taken, given)))
+    for name, spec in zip(_TREES, structure, strict=True):
+        setattr(module, name, spec)
+    module.recompile()
+    return module
 
 
 def _mirror(source: nn.Module, target: nn.Module) -> None:

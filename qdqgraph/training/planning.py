@@ -18,6 +18,7 @@ from qdqgraph.calibration.methods import parse_method
 from qdqgraph.calibration.statistics import TensorStatistics
 from qdqgraph.frontends.torch_fx.graph import FxGraph
 from qdqgraph.frontends.torch_fx.modes import set_training
+from qdqgraph.frontends.torch_fx.parametrized import evaluate_parametrized
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.pipeline import Pipeline
 from qdqgraph.pipeline.planning_run import STAGES_WITHOUT_DATA
@@ -42,6 +43,7 @@ class TorchPlan(Plan):
     ) -> None:
         copied = copy_sharing_tensors(captured)
         set_training(copied, False, frozen_batch_norm=False)
+        evaluate_parametrized(copied)
         self.fx_graph = FxGraph(copied)
         super().__init__(self.fx_graph)
         self.captured = captured

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from qdqgraph.errors import CalibrationError, UsageError
-from qdqgraph.frontends.torch_fx.modes import set_training
+from qdqgraph.errors import CalibrationError
 from qdqgraph.quantizer import Quantizer
+from qdqgraph.training.captured_module import CapturedModule, inside
+from qdqgraph.training.origin import Origin
+from qdqgraph.training.weight_scales import WeightMethod, scale_weights
 
-GRAPH, QUANTIZERS = "graph_module", "quantizers"
+QUANTIZERS = "quantizers"
+FOREIGN = re.compile(
+    r"\.(_?amax|_pre_quant_scale|fake_quant_enabled|observer_enabled)$"
+    r"|(activation_post_process|_?fake_quant|_quantizer)(_\d+)?\."
+)
+"""Entries that torch.ao, pytorch-quantization and ModelOpt write into a state dict."""
 
 
-class PreparedModule(nn.Module):
+class PreparedModule(CapturedModule):
     """What `prepare_qat` returns. Called like the original; trains like any module.
 
     `graph_module` is the captured graph with calls of `quantizers`. The state dict has the keys of
     the original module, and `quantizers.*` beside them: a checkpoint of the original loads, before
-    and after. `target` and `notices` say what it was prepared for and what was decided on the way.
+    and after. `target` and `notices` say what it was prepared for and what was decided on the way;
+    `origin` is the float network before training, as `lower_onto` finds it in a file.
     """
 
     def __init__(
@@ -31,38 +40,13 @@ class PreparedModule(nn.Module):
         *,
         target: str,
         notices: list[str] | None = None,
+        weight_method: WeightMethod = "max",
+        origin: Origin | None = None,
     ) -> None:
-        super().__init__()
-        self.graph_module = graph_module
-        self.structure, self.target, self.notices = structure, target, list(notices or ())
-        self._frozen_batch_norm = False
-        hooks = cast("Any", self)
-        hooks.register_state_dict_post_hook(_without_prefix)
-        hooks.register_load_state_dict_pre_hook(_with_prefix)
-        self.train(False)
-
-    # ------------------------------------------------------------------ running
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs of the original module, in its structure, rounded where planned."""
-        results = self.graph_module(*self.leaves(args, kwargs))
-        return pytree.tree_unflatten(list(results), self.structure[1])
-
-    def leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The arguments flattened, as the graph takes them. Raises `UsageError` if they differ."""
-        taken = self.structure[0]
-        flat, found = pytree.tree_flatten((args, _in_order(kwargs, taken)))
-        if found != taken:
-            raise UsageError(
-                f"called with {found}, captured with {taken}",
-                fix="call it with the structure of arguments that it was prepared with",
-            )
-        return flat
-
-    def train(self, mode: bool = True) -> PreparedModule:
-        """As of any module; the calls in the graph follow."""
-        super().train(mode)
-        set_training(self.graph_module, mode, frozen_batch_norm=self._frozen_batch_norm)
-        return self
+        super().__init__(graph_module, structure)
+        self.target, self.notices = target, list(notices or ())
+        self.weight_method: WeightMethod = weight_method
+        self.origin = origin
 
     # ------------------------------------------------------------------ switches
     @property
@@ -71,12 +55,6 @@ class PreparedModule(nn.Module):
         held = getattr(self.graph_module, QUANTIZERS, None)
         parts = held.named_children() if isinstance(held, nn.Module) else iter(())
         return {name: part for name, part in parts if isinstance(part, Quantizer)}
-
-    def freeze_batch_norm(self, frozen: bool = True) -> PreparedModule:
-        """Keep running statistics as they are and train with them; for the last epochs."""
-        self._frozen_batch_norm = frozen
-        set_training(self.graph_module, self.training, frozen_batch_norm=frozen)
-        return self
 
     def freeze_observers(self, frozen: bool = True) -> PreparedModule:
         """Stop scales of mode `ema` from following the data."""
@@ -111,10 +89,17 @@ class PreparedModule(nn.Module):
     ) -> Any:
         """As of any module, and strict about scales, before anything is loaded.
 
-        A checkpoint of the original module, without any scales, loads as weights only. Raises
-        `CalibrationError` listing scales that are not finite and positive, missing, or of other
-        quantizers.
+        A checkpoint of the original module, without any scales, loads as weights, and their scales
+        follow from them; those of activations stay. Raises `CalibrationError` listing scales that
+        are not finite and positive, missing, or of other quantizers.
         """
+        foreign = [key for key in state_dict if FOREIGN.search(key)] if strict else []
+        if foreign:
+            raise CalibrationError(
+                f"the checkpoint holds the quantizers of another library: {len(foreign)} entries",
+                where=", ".join(foreign[:5]),
+                fix="load it into the model that it was saved from, and prepare that model",
+            )
         scales = {key: state_dict[key] for key in state_dict if key.startswith(f"{QUANTIZERS}.")}
         own = {f"{QUANTIZERS}.{name}.scale" for name in self.quantizers}
         bad = [
@@ -142,7 +127,10 @@ class PreparedModule(nn.Module):
             current = self.state_dict()
             kept = {k: v for k, v in current.items() if k.startswith(f"{QUANTIZERS}.")}
             merged = {**state_dict, **kept}
-        return super().load_state_dict(merged, strict=strict, assign=assign)
+        result: Any = super().load_state_dict(merged, strict=strict, assign=assign)
+        if not scales:
+            scale_weights(self.graph_module, self.weight_method)
+        return result
 
 
 def is_prepared(module: object) -> bool:
@@ -156,32 +144,4 @@ def is_prepared(module: object) -> bool:
 
 def unwrap(module: object) -> PreparedModule | None:
     """The prepared module inside wrappers; None if there is none."""
-    seen: set[int] = set()
-    while isinstance(module, nn.Module) and id(module) not in seen:
-        if isinstance(module, PreparedModule):
-            return module
-        seen.add(id(module))
-        inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
-        module = cast("object", inner)
-    return None
-
-
-def _in_order(kwargs: dict[str, Any], taken: pytree.TreeSpec) -> dict[str, Any]:
-    """Keyword arguments in the order of the capture: their order must not matter."""
-    known = cast("list[str]", taken.child(1).context or [])
-    ordered = {name: kwargs[name] for name in known if name in kwargs}
-    return {**ordered, **kwargs}
-
-
-def _without_prefix(
-    module: nn.Module, state: dict[str, Any], prefix: str, metadata: object
-) -> None:
-    for key in [key for key in state if key.startswith(f"{prefix}{GRAPH}.")]:
-        state[prefix + key.removeprefix(f"{prefix}{GRAPH}.")] = state.pop(key)
-
-
-def _with_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    for key in [key for key in state if key.startswith(prefix)]:
-        rest = key.removeprefix(prefix)
-        if not rest.startswith(f"{GRAPH}."):
-            state[f"{prefix}{GRAPH}.{rest}"] = state.pop(key)
+    return inside(module, PreparedModule)

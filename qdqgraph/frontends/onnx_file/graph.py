@@ -20,6 +20,7 @@ from qdqgraph.frontends.onnx_file.naming import (
     make_node_names_unique,
     module_path,
 )
+from qdqgraph.frontends.onnx_file.pairs import rewrite_as_pair
 from qdqgraph.frontends.onnx_file.reading import (
     attribute_value,
     captured_names,
@@ -30,6 +31,7 @@ from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_
 from qdqgraph.graph.op_table import BY_NAME, BY_ONNX, unknown_op
 from qdqgraph.graph.ops import Op
 from qdqgraph.graph.view import CAPTURED, Array, Attribute, Blocks, Edge, Graph, Node, Value
+from qdqgraph.planning.chains import Chain
 from qdqgraph.planning.spec import Encoding
 from qdqgraph.storage.external import ExternalPayload, iter_blocks, tensor_array
 from qdqgraph.storage.references import DataFolder
@@ -305,6 +307,10 @@ class OnnxGraph(Graph):
     ) -> None:
         insert_pair(self, source, edges, encoding, origin)
         self._changed = True
+
+    @override
+    def write_pair(self, chain: Chain) -> bool:
+        return rewrite_as_pair(self, chain)
 
     def store_node(self, proto: onnx.NodeProto) -> onnx.NodeProto:
         """Add a node to the model. `commit` puts it in the place that `before` or `behind` says."""

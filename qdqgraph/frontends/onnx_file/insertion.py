@@ -32,7 +32,7 @@ def insert_pair(
     node, so that the file itself tells who placed it and why.
     """
     name = source.name
-    scale = graph.add_constant(f"{name}_scale", _scale_array(source, encoding))
+    scale = graph.add_constant(f"{name}_scale", scale_array(source, encoding))
     zero_point = graph.add_tensor(
         pack_codes(encoding.zero_point, encoding.spec, graph.names.fresh(f"{name}_zero_point"))
     )
@@ -41,7 +41,7 @@ def insert_pair(
         axis["block_size"] = encoding.spec.block_size
     made: list[onnx.NodeProto] = []
     if source.is_const and not graph.float_weights:
-        codes = _codes(graph, source, encoding).name
+        codes = codes_of_constant(graph, source, encoding).name
     else:
         codes = graph.names.fresh(f"{name}_quantized")
         made.append(
@@ -78,12 +78,13 @@ def insert_pair(
     graph.set_inputs(edges, output, keep=graph.float_weights)
 
 
-def _scale_array(source: Value, encoding: Encoding) -> Array:
+def scale_array(source: Value, encoding: Encoding) -> Array:
+    """The scale in the float type of the tensor."""
     kind = getattr(onnx.TensorProto, _HALF.get(source.dtype or "", "FLOAT"))
     return encoding.scale.astype(helper.tensor_dtype_to_np_dtype(kind))
 
 
-def _codes(graph: OnnxGraph, source: Value, encoding: Encoding) -> Value:
+def codes_of_constant(graph: OnnxGraph, source: Value, encoding: Encoding) -> Value:
     """The constant as integer codes: at once, or while the file is written if it lies outside."""
     name = graph.names.fresh(f"{source.name}_quantized")
     external = graph.external_tensor(source)

@@ -80,8 +80,8 @@ def sorted_nodes(
     """A topological order, or None when the nodes stand in one already.
 
     `reads` are each node's inputs and captures, `writes` its outputs, `known` the graph inputs and
-    initializers. Ready nodes are taken in file order. Raises `InvalidGraphError` for a tensor written twice, one that
-    nothing writes, and a cycle, naming the nodes.
+    initializers. Ready nodes are taken in file order. Raises `InvalidGraphError` for a tensor
+    written twice, one that nothing writes, and a cycle, naming the nodes.
     """
     writer: dict[str, int] = {}
     available = set(known)

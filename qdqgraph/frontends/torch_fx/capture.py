@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from qdqgraph.errors import CaptureError
 from qdqgraph.frontends.torch_fx.example import distinct, with_free_batch
+from qdqgraph.frontends.torch_fx.foreign_modules import foreign_quantizers, forget_state
 from qdqgraph.frontends.torch_fx.functionalize import functionalize
 from qdqgraph.frontends.torch_fx.modes import set_training
 from qdqgraph.frontends.torch_fx.wrappers import unwrapped
@@ -52,15 +53,28 @@ def capture(
         return module
     if isinstance(args, torch.Tensor):
         args = (args,)
-    named = dict(kwargs or {})
+    with foreign_quantizers(module) as quantizers:
+        exported = _capture(module, tuple(args), dict(kwargs or {}), dynamic_shapes, dynamic_batch)
+    captured = _settled(exported)
+    forget_state(captured, quantizers)
+    return captured
+
+
+def _capture(
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    dynamic_shapes: object,
+    dynamic_batch: bool,
+) -> ExportedProgram:
     if dynamic_batch and dynamic_shapes is None:
-        freed = with_free_batch(module, tuple(args), named)
+        freed = with_free_batch(module, args, named)
         if freed is not None:
             try:
-                return _settled(_export(module, *freed))
+                return _export(module, *freed)
             except CaptureError:
                 pass  # a batch of fixed size is better than none: the plain call says what is wrong
-    return _settled(_export(module, tuple(args), named, dynamic_shapes))
+    return _export(module, args, named, dynamic_shapes)
 
 
 def is_capture(module: torch.nn.Module) -> TypeGuard[fx.GraphModule]:
@@ -101,7 +115,11 @@ def _export(
 def evaluating(module: torch.nn.Module) -> Generator[None, None, None]:
     """Eval mode for the time being; afterwards each part has the flag it had before."""
     training = {part: part.training for part in module.modules()}
-    module.eval()
+    try:
+        module.eval()
+    except NotImplementedError:  # captures for pt2e quantization forbid it
+        for part in training:
+            part.training = False
     try:
         yield
     finally:

@@ -24,8 +24,8 @@ def with_free_batch(
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if _has_batch(leaf)]
     if not tensors or len({int(tensor.shape[0]) for tensor in tensors}) > 1:
         return None
-    if tensors[0].shape[0] == 1:
-        args, kwargs = pytree.tree_map(_doubled, (args, kwargs))
+    change = _doubled if tensors[0].shape[0] == 1 else _another
+    args, kwargs = pytree.tree_map(change, (args, kwargs))
     try:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
     except TypeError:
@@ -54,6 +54,13 @@ def _has_batch(leaf: object) -> bool:
 
 def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if _has_batch(leaf) else leaf
+
+
+def _another(leaf: Any) -> Any:
+    """torch.export marks tensors as dynamic and, when it fails, leaves the marks on them."""
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return leaf.detach().requires_grad_(leaf.requires_grad)
 
 
 def _freed(leaf: Any) -> Any:

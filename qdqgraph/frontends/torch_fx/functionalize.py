@@ -57,17 +57,21 @@ def functionalize(module: fx.GraphModule) -> None:
     Raises `CaptureError` for a write to a buffer, or through a view that cannot be traced back.
     """
     graph = module.graph
+    changed = False
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
+            changed = True
     if any(overwrites(node) for node in graph.nodes):
         _Rewriter(graph).run()
+        changed = True
     for node in graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
-    graph.eliminate_dead_code()
-    graph.lint()
-    module.recompile()
+            changed = True
+    if graph.eliminate_dead_code() or changed:
+        graph.lint()
+        module.recompile()
 
 
 def source_line(node: fx.Node) -> str:
@@ -208,14 +212,24 @@ class _Rewriter:
             order = cast("list[int]", rest[0])
             back = sorted(range(len(order)), key=lambda i: order[i] % len(order))
             return self._call(viewed, target, (result, back))
-        shape = _static_shape(viewed)
-        if target in _RESHAPES and shape is not None:
-            return self._call(viewed, aten.reshape.default, (result, shape))
+        if target in _RESHAPES and example(viewed) is not None:
+            return self._call(viewed, aten.reshape.default, (result, self._shape(viewed, before)))
         raise CaptureError(
             f"a write through {target} cannot be traced back to the tensor it views",
             where=source_line(at),
             fix="write the line out of place",
         )
+
+    def _shape(self, node: fx.Node, present: fx.Node) -> list[object]:
+        """The shape of `node`; dimensions that are free are asked of `present`."""
+        value = example(node)
+        shape = [] if value is None else dims(value)
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                asked = self._call(node, aten.sym_size.int, (present, axis))
+                asked.meta["val"] = size
+                shape[axis] = asked
+        return shape
 
     def _call(
         self,
@@ -260,10 +274,3 @@ def views(node: fx.Node, source: fx.Node) -> bool:
         return False
     mine, theirs = example(node), example(source)
     return mine is None or theirs is None or share_memory(mine, theirs)
-
-
-def _static_shape(node: fx.Node) -> list[int] | None:
-    value = example(node)
-    shape = [] if value is None else dims(value)
-    static = [d for d in shape if isinstance(d, int)]
-    return static if value is not None and len(static) == len(shape) else None

@@ -17,11 +17,14 @@ INSIDE = {
 }
 """Wrappers that compute what the module inside computes, and where they keep it."""
 
+_SHARDED = "its parameters are spread over processes: gather them first"
 REFUSED = {
-    "FullyShardedDataParallel": "its parameters are spread over processes: gather them first",
+    "FullyShardedDataParallel": _SHARDED,
+    "FSDPModule": _SHARDED,
     "ScriptModule": "it is TorchScript: pass the module that it was made of",
     "RecursiveScriptModule": "it is TorchScript: pass the module that it was made of",
     "TopLevelTracedModule": "it is TorchScript: pass the module that it was traced from",
+    "NormalizedModule": "prepare it, or capture the original",
     "PreparedModule": "it is prepared already: lower it, or prepare the original",
 }
 
@@ -30,10 +33,18 @@ def unwrapped(module: object) -> nn.Module:
     """The module itself. Raises `CaptureError` naming a wrapper that cannot be looked into."""
     while True:
         kind = type(module).__name__
-        if kind in REFUSED:
-            raise CaptureError(f"cannot capture a {kind}", fix=REFUSED[kind])
+        _refuse(module)
         if not isinstance(module, torch.nn.Module):
             raise CaptureError(f"cannot capture a {kind}", fix="pass a torch.nn.Module instance")
         if kind not in INSIDE:
+            for path, part in module.named_modules():
+                _refuse(part, path)
             return module
         module = cast("object", getattr(module, INSIDE[kind]))
+
+
+def _refuse(module: object, path: str = "") -> None:
+    kinds = [base.__name__ for base in type(module).__mro__]
+    refused = next((kind for kind in kinds if kind in REFUSED), None)
+    if refused is not None:
+        raise CaptureError(f"cannot capture a {kinds[0]}", where=path, fix=REFUSED[refused])

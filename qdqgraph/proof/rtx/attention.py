@@ -13,7 +13,7 @@ from qdqgraph.proof.rtx.codes import Codes
 
 INT8_DIMENSIONS = (16, 32, 64)
 INT8_KEYS = 512
-SCALING = frozenset({"mul", "div", "add", "where", "cast"})
+SCALING = frozenset({"mul", "div", "add", "where", "cast", "reshape"})
 
 
 @dataclass(frozen=True, slots=True)

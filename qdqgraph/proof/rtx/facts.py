@@ -56,11 +56,11 @@ def stops_at_zero(node: Node) -> bool:
 
 
 def averages_in_int8(node: Node) -> bool:
-    """True for the one int8 average pool: 3 x 3, padding counted in."""
+    """True for the one int8 average pool: 3 x 3, padding counted in unless the stride is 1."""
     padded = any(node.ints("pads") or ())
-    return node.ints("kernel_shape") == [3, 3] and (
-        not padded or bool(node.int("count_include_pad", 0))
-    )
+    steps = any(stride != 1 for stride in node.ints("strides") or ())
+    counted = bool(node.int("count_include_pad", 0))
+    return node.ints("kernel_shape") == [3, 3] and not (padded and steps and not counted)
 
 
 def is_one_row(node: Node) -> bool:
@@ -82,7 +82,7 @@ def pads_channels(weight: Value | None) -> bool:
 
 def pads_inside_convolution(node: Node) -> bool:
     """True for zero padding that the convolution behind takes over, a pair between or not."""
-    if node.op.name != "pad" or node.text("mode", "constant") != "constant":
+    if node.op.name != "pad" or node.text("mode", "constant") != "constant" or not node.moves_data:
         return False
     behind = [edge.node for edge in node.output.uses]
     while len(behind) == 1 and behind[0].op.name in PAIR:

@@ -33,6 +33,9 @@ def finish(plan: Plan) -> list[Kernel]:
             layout = plan.extra(kernel.level + 1, f"writes {kernel.end.name} as it is returned")
             kernel.readers = [layout]
             kernel.foldable = kernel.foldable and len(kernel.end.shape or ()) != 3
+        pooled = kernel.nodes[0].output if kernel.kind == "pool" else None
+        if pooled is not None and pooled.is_output and not kernel.note:
+            plan.extra(kernel.level + 1, f"writes {pooled.name} as it is returned")
     launched = [kernel for kernel in plan.kernels if not _is_view(kernel)]
     taken: set[Kernel] = set()
     products = [kernel for kernel in launched if kernel.kind == "product" and kernel.foldable]
@@ -81,6 +84,8 @@ def _writes_shape_of(plan: Plan, kernel: Kernel, product: Kernel) -> bool:
     shape, name = product.end.shape, product.nodes[0].op.name
     if name in MATRIX_PRODUCTS and (odd(shape[-1]) or len(shape) > 3):
         return False
+    if name in MATRIX_PRODUCTS and _is_batched(shape) and _reads_view(product.nodes[0]):
+        return False
     if shape in [value.shape for value in kernel.parts]:
         return True
     inside = set(kernel.nodes)
@@ -89,6 +94,19 @@ def _writes_shape_of(plan: Plan, kernel: Kernel, product: Kernel) -> bool:
         for node in kernel.nodes
         for value in node.outputs
     )
+
+
+def _is_batched(shape: tuple[Dim, ...]) -> bool:
+    """True for several matrices, which a gemm with a stored weight computes as one."""
+    return any(isinstance(size, int) and size > 1 for size in shape[:-2])
+
+
+def _reads_view(node: Node) -> bool:
+    """True when the first operand is a reshaped tensor, a pair between or not."""
+    value = node.inputs[0]
+    while value is not None and value.producer is not None and value.producer.op.name in PAIR:
+        value = value.producer.inputs[0]
+    return value is not None and value.producer is not None and value.producer.op.name in VIEWS
 
 
 def _writes(

@@ -21,7 +21,7 @@ from qdqgraph.proof.rtx.facts import (
     readers,
     stops_at_zero,
 )
-from qdqgraph.proof.rtx.packed import packed_nodes
+from qdqgraph.proof.rtx.packed import is_packed_projection, packed_nodes
 from qdqgraph.proof.rtx.plan import Kernel, Plan
 from qdqgraph.proof.rtx.pools import average_pool, concat, max_pool
 
@@ -59,6 +59,12 @@ def _launch(plan: Plan, node: Node) -> None:
     ):
         kernel = plan.generate(node, values)
         kernel.closed = kernel.closed or ends_its_kernel(node)
+        if name == "softmax" and len(node.output.shape or ()) == 4 and _read_beside(values[0]):
+            plan.extra(kernel.level + 1, f"{node.name} apart from the other readers of its input")
+
+
+def _read_beside(value: Value) -> bool:
+    return len(value.data_uses) > 1
 
 
 def _follow(plan: Plan, node: Node, value: Value | None) -> None:
@@ -77,13 +83,7 @@ def _quantize(plan: Plan, node: Node, values: list[Value]) -> None:
         return
     key = (source, scale_of(node))
     if key not in plan.quantized:
-        beside = next((k for (v, _), k in plan.quantized.items() if v is source), None)
-        if source.producer is None and beside is not None:
-            kernel = plan.find(beside)
-            kernel.nodes.append(node)
-        else:
-            kernel = plan.generate(node, values)
-        plan.quantized[key] = kernel
+        plan.quantized[key] = plan.generate(node, values)
     plan.owner[node] = plan.quantized[key]
 
 
@@ -154,6 +154,8 @@ def _shared_gemm(plan: Plan, node: Node, values: list[Value]) -> Kernel:
         kernel = plan.shared[key] = plan.add("product", [node], level, node.output)
     if _single_scales(plan, node):
         plan.owner[node] = kernel
+        if is_packed_projection(node):
+            plan.dissolved.update(packed_nodes(node))
     else:
         plan.epilogue(node, kernel)
     return kernel

@@ -73,6 +73,7 @@ class Plan:
         self.int8_moves: set[Node] = set()
         self.aliases: dict[Value, Value] = {}
         self.quantized: dict[tuple[Value, Scale], Kernel] = {}
+        self.at_input: dict[Value, Kernel] = {}
         self.shared: dict[tuple[object, str], Kernel] = {}
 
     def runs(self, node: Node) -> bool:
@@ -124,7 +125,7 @@ class Plan:
         level = self.level_behind(values, fused=True)
         found: list[Kernel] = []
         for value in values:
-            kernel = self.writer(value)
+            kernel = self.writer(value) or self._beside(node, value)
             if kernel is None or kernel in found or kernel.level != level:
                 continue
             if kernel.kind == "generated" and not kernel.closed:
@@ -132,10 +133,18 @@ class Plan:
         kernel = found[0] if found else self.add("generated", [], level)
         for other in found[1:]:
             self.merge(other, kernel)
+        for value in values:
+            if value.producer is None and kernel.level == 0 and not _compares(node):
+                self.at_input.setdefault(value, kernel)
         if node is not None:
             kernel.nodes.append(node)
             self.owner[node] = kernel
         return kernel
+
+    def _beside(self, node: Node | None, value: Value) -> Kernel | None:
+        """The kernel that reads the same input of the network; a comparison joins none."""
+        kernel = self.at_input.get(value)
+        return None if kernel is None or _compares(node) else self.find(kernel)
 
     def merge(self, kernel: Kernel, into: Kernel) -> None:
         """Make two kernels one."""
@@ -154,3 +163,7 @@ class Plan:
         """True when the second operand is stored and has a DQ."""
         weight = node.inputs[1] if len(node.inputs) > 1 else None
         return weight is not None and weight in self.codes.found and self.codes.is_static(weight)
+
+
+def _compares(node: Node | None) -> bool:
+    return node is not None and node.output.dtype == "bool"

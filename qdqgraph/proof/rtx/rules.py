@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from qdqgraph.graph.view import Node, Value
+from qdqgraph.proof.contract_rule import RTX, RTX_LOG, ContractRule
 from qdqgraph.proof.findings import Finding, Severity
 from qdqgraph.proof.rtx.codes import Codes
 
@@ -64,6 +65,21 @@ RULES: Mapping[str, Rule] = {
         "note",
     ),
 }
+
+
+RTX_RULES: Mapping[str, ContractRule] = {
+    f"rtx-{name}": ContractRule(
+        f"rtx-{name}",
+        rule.severity,
+        rule.what.format(input="the operand", between="an operator"),
+        rule.fix,
+        "A",
+        RTX_LOG,
+        RTX,
+    )
+    for name, rule in RULES.items()
+}
+"""The same, as `check --explain` shows rules."""
 
 
 def culprit(codes: Codes, node: Node, rule: str) -> Value | None:

@@ -518,11 +518,16 @@ def test_constants_are_named_beside_what_they_stand_for() -> None:
     assert names == ["0.weight_2", "0.scale", "a_b"]
 
 
-def test_quantizers_are_not_inserted_yet() -> None:
-    graph = graph_of(nn.ReLU(), 1, 2)
-    encoding = Encoding(QuantSpec(), np.float32(1), np.int8(0))
-    with pytest.raises(UsageError, match=r"torch\.onnx\.export"):
-        graph.insert_quantizer(graph.inputs[0], graph.inputs[0].uses, encoding, "test")
+def test_a_quantizer_is_a_module_that_the_named_readers_alone_read() -> None:
+    graph = graph_of(Calls(lambda x: torch.relu(x) + x), 1, 4)
+    encoding = Encoding(QuantSpec(), np.array(0.5, np.float32), np.array(0, np.int8))
+    relu = only(graph, "relu")
+    graph.insert_quantizer(graph.inputs[0], [relu.edges[0]], encoding, "test")
+    module = graph.commit()
+    assert "quantizers.x" in dict(module.named_modules())
+    x = torch.tensor([[0.2, 0.3, 0.9, -3.0]])
+    assert torch.equal(module(x), torch.tensor([[0.0, 0.5, 1.0, 0.0]]) + x)
+    assert relu.inputs[0] is not graph.inputs[0]
 
 
 def test_a_graph_of_modules_is_refused() -> None:
