@@ -14,7 +14,7 @@ from qdqgraph.graph.view import CAPTURED, Edge, Node, Value
 from qdqgraph.passes.adopt_weights import released
 from qdqgraph.pipeline.context import Context
 from qdqgraph.pipeline.passes import sweep
-from qdqgraph.planning.given import Given, read_fake_quantize
+from qdqgraph.planning.given import Given, is_fixed, label, read_fake_quantize
 from qdqgraph.planning.plan import Quantizer
 
 REASON = "quantized in the model as it was given"
@@ -56,7 +56,7 @@ def _check_scales(calls: list[Node]) -> None:
     for node in calls:
         scale = node["scale"].const if node["scale"] is not None else None
         if scale is None or not np.all(np.isfinite(scale) & (scale > 0)):
-            bad.append(_name(node))
+            bad.append(label(node))
     if bad:
         raise CalibrationError(
             f"{len(bad)} quantizers of the model have no finite, positive, constant scale",
@@ -69,14 +69,9 @@ def _read(node: Node) -> Given:
     try:
         kept = read_fake_quantize(node)
     except UsageError as cause:
-        raise UsageError(cause.what, where=_name(node), fix=cause.fix) from cause
+        raise UsageError(cause.what, where=label(node), fix=cause.fix) from cause
     assert kept is not None
     return kept
-
-
-def _name(node: Node) -> str:
-    source = node.inputs[0]
-    return node.module or (source.name if source is not None else node.name)
 
 
 def _check_target(ctx: Context, found: dict[tuple[Value, str], tuple[Given, list[Edge]]]) -> None:
@@ -94,7 +89,7 @@ def _check_target(ctx: Context, found: dict[tuple[Value, str], tuple[Given, list
     split = [
         value.name
         for (value, _), (kept, _) in found.items()
-        if kept.encoding.spec.axis is not None and not fixed(value)
+        if kept.encoding.spec.axis is not None and not is_fixed(value)
     ]
     if split:
         raise TargetError(
@@ -102,11 +97,3 @@ def _check_target(ctx: Context, found: dict[tuple[Value, str], tuple[Given, list
             where=", ".join(split[:5]),
             fix="quantize activations per tensor, or use target='onnxruntime'",
         )
-
-
-def fixed(value: Value, steps: int = 32) -> bool:
-    """True for a tensor that is computed from constants alone, in a few operations."""
-    node = value.producer
-    if value.is_const or node is None or steps == 0:
-        return value.is_const
-    return bool(node.inputs) and all(v is None or fixed(v, steps - 1) for v in node.inputs)

@@ -24,10 +24,9 @@ def adopt_quantizers(ctx: Context) -> None:
         if quantizer.spec.origin == "given" and quantizer.encoding and quantizer.spec.axis is None:
             given.setdefault(quantizer.source, quantizer.encoding)
     for quantizer in ctx.plan.used():
-        if quantizer.spec.origin == "given" or quantizer.spec.axis is not None:
-            continue
         encoding = existing_encoding(quantizer.source, quantizer.spec)
-        encoding = encoding or given.get(quantizer.source)
+        if encoding is None and quantizer.spec.origin != "given" and quantizer.spec.axis is None:
+            encoding = given.get(quantizer.source)
         if encoding is not None:
             quantizer.spec, quantizer.encoding = encoding.spec, encoding
             quantizer.remarks.append("takes the scale that the file gives this tensor")

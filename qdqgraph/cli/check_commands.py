@@ -112,16 +112,17 @@ def check(
     if layers:
         show.show_layers(out, prediction)
         show.show_kernels(out, reports)
-    out.result(
-        {
-            "findings": [finding.to_json() for finding in findings],
-            "verdict": proof.line,
-            "layers": [asdict(layer) for layer in prediction.layers],
-            "score": asdict(compared) if compared else None,
-            "compiled": {sm: report.to_json() for sm, report in reports.items()} or None,
-            "agreement": {item.sm: item.to_json() for item in agreements} or None,
-        }
-    )
+    if as_json:
+        out.result(
+            {
+                "findings": [finding.to_json() for finding in findings],
+                "verdict": proof.line,
+                "layers": [asdict(layer) for layer in prediction.layers],
+                "score": asdict(compared) if compared else None,
+                "compiled": {sm: report.to_json() for sm, report in reports.items()} or None,
+                "agreement": {item.sm: item.to_json() for item in agreements} or None,
+            }
+        )
     grave = {"error": ("error",), "warning": ("error", "warning")}[fail_on]
     if any(finding.severity in grave for finding in findings):
         raise click.exceptions.Exit(1)

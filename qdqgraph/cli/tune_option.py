@@ -78,8 +78,15 @@ def show_tuned(out: Output, tuned: Tuned | None, made: ModelPlan) -> dict[str, A
     """Say what tuning gained, write it into the file's metadata, and return it for `--json`."""
     if tuned is None:
         return {}
+    from qdqgraph.tuning import placement_key
+
     for line in tuned.lines():
         out.line(line)
+    if made.statistics and placement_key(made) != tuned.key:
+        made.notices.append(
+            "ranges part tensors that shared a scale when the placement was tuned: more bytes may "
+            "be moved than stated"
+        )
     made.model.note("qdqgraph.tuning", "\n".join(tuned.lines()))
     return {"tuning": tuned.to_json()}
 

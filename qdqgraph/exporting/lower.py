@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from qdqgraph.errors import CalibrationError, UsageError
 from qdqgraph.exporting.failure import capture_error
 from qdqgraph.exporting.interception import original_export
+from qdqgraph.exporting.layout import transpose_projections
 from qdqgraph.exporting.levels import Levels, compare_levels, observe_levels
 from qdqgraph.exporting.settle import settle
 from qdqgraph.exporting.translation import translations
@@ -80,6 +81,7 @@ def lower(
     flat = tuple(prepared.leaves(args, dict(kwargs or {})))
     seen = observe_levels(prepared, flat)
     settled = settle(prepared, seen)
+    transpose_projections(settled, seen)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         kept = _drop_numbers(settled)

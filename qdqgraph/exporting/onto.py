@@ -98,6 +98,7 @@ def lower_onto(
         made.author = drop_needless.name
         drop_needless.run(made.context)
     made.model.graph = made.context.graph = raise_for_plan(made.model.graph, made, None)
+    placing.norms(made.model.graph)
     pairs = insert_plan(made, Dialect())
     if output is not None:
         made.model.save(Path(output), in_place=in_place)

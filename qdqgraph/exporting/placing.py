@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
-from qdqgraph.exporting.trained import Trained, TrainedProduct
+from qdqgraph.exporting.trained import Norm, Trained, TrainedProduct
+from qdqgraph.frontends.onnx_file.graph import OnnxGraph, proto_of
 from qdqgraph.frontends.torch_fx.tensors import to_array
 from qdqgraph.graph.view import Array, Edge, Node, Value
 from qdqgraph.graph.weights import weight_edge
@@ -46,6 +48,7 @@ class Placing:
         self.left = list(matching.left)
         self.weights: dict[Edge, Encoding] = {}
         self._shared: dict[tuple[Value, bytes], Value] = {}
+        self._norms: dict[str, Norm] = {}
 
     # ------------------------------------------------------------------ parameters
     def parameters(self) -> None:
@@ -60,8 +63,13 @@ class Placing:
                 self._forget(number)
                 continue
             self._weight(node, given, self.origin.calls[number].order, name)
-            if given.bias is not None and not self.scales_only:
-                self._bias(node, given.bias)
+            bias = given.bias
+            if bias is None and given.norm is not None:
+                bias = np.zeros_like(given.norm.parameters[1])  # in the file it holds the norm's
+            if bias is not None and not self.scales_only:
+                self._bias(node, bias)
+            if given.norm is not None:
+                self._norms[node.key] = given.norm
         if self.scales_only:
             return
         for number, edges in self.matching.constants.items():
@@ -75,14 +83,14 @@ class Placing:
         """Why a product of the file cannot take the trained parameters; '' if it can. `rounded`
         says that its weight was quantized in training.
         """
-        if given.unfolded or (rounded and given.encoding is None):
+        if (given.norm and self.scales_only) or (rounded and given.encoding is None):
             return "its batch norm does not fold through one scale for the whole weight"
         if self.scales_only:
             return ""
         edge = _bias_edge(node)
         held = None if edge is None else edge.value.const
         if given.bias is None:
-            if held is not None and held.any():
+            if held is not None and held.any() and given.norm is None:
                 return f"{node.name} has a bias, it has none"
         elif held is None:
             if node.op.name == "matmul" and given.bias.any():
@@ -162,6 +170,31 @@ class Placing:
         if key not in self._shared:
             self._shared[key] = self.graph.add_constant(old.name, fresh)
         self.graph.set_input(edge, self._shared[key])
+
+    def norms(self, graph: OnnxGraph) -> None:
+        """Batch norms that the file had folded and that stay nodes now, as `lower` leaves them.
+
+        The last step before Q and DQ are inserted: the view knows nothing of these nodes.
+        """
+        for node in graph.nodes:
+            norm = self._norms.get(node.key)
+            if norm is None:
+                continue
+            proto, name = proto_of(node), node.output.name
+            inner = proto.output[0] = graph.names.fresh(f"{name}_before_norm")
+            words = ("gamma", "beta", "mean", "var")
+            held = [
+                graph.add_constant(f"{name}_{word}", array).name
+                for word, array in zip(words, norm.parameters, strict=True)
+            ]
+            made = helper.make_node(
+                "BatchNormalization",
+                [inner, *held],
+                [name],
+                graph.names.fresh(f"{name}_norm"),
+                epsilon=norm.epsilon,
+            )
+            graph.behind.setdefault(node, []).append(graph.store_node(made))
 
     # ------------------------------------------------------------------ quantizers
     def quantizers(self, modules: Mapping[str, Quantizer]) -> None:

@@ -17,10 +17,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from qdqgraph.exporting.affine import PRODUCTS, Tail, tail_behind
 from qdqgraph.exporting.levels import Levels
 from qdqgraph.frontends.torch_fx.constants import constant
-from qdqgraph.frontends.torch_fx.modes import BATCH_NORM, set_training
-from qdqgraph.frontends.torch_fx.tensors import held, register
+from qdqgraph.frontends.torch_fx.modes import set_training
+from qdqgraph.frontends.torch_fx.tensors import register
 from qdqgraph.quantizer import Quantizer
 from qdqgraph.quantizer.module import TINY
 from qdqgraph.training.graph_copy import copy_sharing_tensors
@@ -29,26 +30,7 @@ from qdqgraph.training.prepared import PreparedModule
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
-    """Where a call holds its operands, and the axis of the weight that is the output channel."""
-
-    weight: int
-    bias: int
-    axis: int
-    weight_first: bool = False
-
-
-PRODUCTS: dict[Any, Product] = {
-    aten.conv1d.default: Product(1, 2, 0),
-    aten.conv2d.default: Product(1, 2, 0),
-    aten.conv3d.default: Product(1, 2, 0),
-    aten.conv_transpose1d.default: Product(1, 2, 1),
-    aten.conv_transpose2d.input: Product(1, 2, 1),
-    aten.conv_transpose3d.input: Product(1, 2, 1),
-    aten.linear.default: Product(1, 2, 0),
-}
-GROUPS_OF_TRANSPOSED = 6
+DEQUANTIZE: Any = torch.ops.qdqgraph.dequantize.default
 
 
 @dataclass(slots=True)
@@ -103,7 +85,7 @@ def settle(prepared: PreparedModule, seen: Levels) -> fx.GraphModule:
         else:
             _settle_activation(module, node, quantizer, seen.kinds[node.name].dtype)
     for node in list(module.graph.nodes):
-        if node.target is BATCH_NORM:
+        if node.target in PRODUCTS:
             _fold_into_float(module, node, seen)
     module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -135,13 +117,12 @@ def _settle_weight(
     plain = Weight(codes, scale, quantizer.spec.axis, quantizer, zero, weight.dtype)
     written: fx.Node | None = None
     for reader in list(node.users):
-        norm = norm_behind(reader, node, plain.axis, seen)
-        factor, shift = (None, None) if norm is None else affine_map(module, norm)
-        if norm and factor is not None and shift is not None and plain.takes(factor):
-            made = _store(module, node, reader, plain.times(factor))
-            _set_bias(module, reader, factor, shift, name_of(node))
-            norm.replace_all_uses_with(reader)
-            module.graph.erase_node(norm)
+        form = PRODUCTS.get(reader.target)
+        fits = form and form.axis == plain.axis and reader.args[form.weight] is node
+        tail = tail_behind(module, reader, seen) if fits else None
+        if tail is not None and plain.takes(tail.factor):
+            made = _store(module, node, reader, plain.times(tail.factor))
+            _take_tail(module, reader, tail, name_of(node))
         else:
             made = written = written or _store(module, node, node, plain)
         reader.replace_input_with(node, made)
@@ -168,44 +149,6 @@ def _settle_activation(
     graph.erase_node(node)
 
 
-def norm_behind(
-    product: fx.Node, weight: fx.Node, axis: int | None, seen: Levels
-) -> fx.Node | None:
-    """The batch norm that alone reads a product whose weight has a scale per output channel."""
-    form = PRODUCTS.get(product.target)
-    if form is None or axis != form.axis or product.args[form.weight] is not weight:
-        return None
-    return _only_norm(product, form, seen)
-
-
-def _only_norm(product: fx.Node, form: Product, seen: Levels) -> fx.Node | None:
-    users = list(product.users)
-    if len(users) != 1 or users[0].target is not BATCH_NORM or users[0].args[0] is not product:
-        return None
-    if users[0].args[3] is None:
-        return None
-    groups = product.args[GROUPS_OF_TRANSPOSED] if len(product.args) > GROUPS_OF_TRANSPOSED else 1
-    if form.axis == 1 and groups != 1:
-        return None
-    if product.target is aten.linear.default:
-        return users[0] if seen.kinds[product.name].rank == 2 else None
-    return users[0]
-
-
-def affine_map(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
-    """(s, beta − mean · s) of a batch norm in eval mode, float64 [channels]."""
-    gamma, beta, mean, var = (
-        None if source is None else cast("Tensor", held(module, str(source.target))).double()
-        for source in cast("tuple[fx.Node | None, ...]", norm.args[1:5])
-    )
-    assert mean is not None
-    assert var is not None
-    factor = torch.rsqrt(var + cast("float", norm.args[7]))
-    factor = factor if gamma is None else gamma * factor
-    shift = -mean * factor
-    return factor, shift if beta is None else beta + shift
-
-
 def name_of(node: fx.Node) -> str:
     """The path of the parameter that a weight is made of, or `CALL.weight`."""
     source = node
@@ -225,21 +168,19 @@ def _store(module: fx.GraphModule, node: fx.Node, reader: fx.Node, weight: Weigh
             zero = graph.get_attr(register(module, f"{name}_zero_point", weight.zero))
         operands = (graph.get_attr(codes), graph.get_attr(scale), zero)
         made = graph.call_function(
-            torch.ops.qdqgraph.dequantize.default,
+            DEQUANTIZE,
             (*operands, weight.axis, weight.quantizer.spec.dtype),
         )
     made.meta = dict(node.meta)
     return made
 
 
-def _set_bias(
-    module: fx.GraphModule, product: fx.Node, factor: Tensor, shift: Tensor, weight: str
-) -> None:
-    """bias · s + shift, in the type of the parameters, beside the weight of this name."""
+def _take_tail(module: fx.GraphModule, product: fx.Node, tail: Tail, weight: str) -> None:
+    """The bias becomes bias · factor + shift, named after the weight; the tail is gone."""
     form = PRODUCTS[product.target]
     old = product.args[form.bias] if len(product.args) > form.bias else None
     bias = constant(module, old) if isinstance(old, fx.Node) else None
-    total = shift if bias is None else bias.double() * factor + shift
+    total = tail.shift if bias is None else bias.double() * tail.factor + tail.shift
     like = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     path = register(module, re.sub(r"weight$", "bias", weight), total.to(like))
     with module.graph.inserting_before(product):
@@ -247,33 +188,28 @@ def _set_bias(
     args = [*product.args, *[None] * (form.bias + 1 - len(product.args))]
     args[form.bias] = made
     product.args = tuple(args)
+    tail.calls[-1].replace_all_uses_with(product)
+    for call in reversed(tail.calls):
+        module.graph.erase_node(call)
 
 
-def _fold_into_float(module: fx.GraphModule, norm: fx.Node, seen: Levels) -> None:
+def _fold_into_float(module: fx.GraphModule, product: fx.Node, seen: Levels) -> None:
     """A batch norm behind a product that stays float goes into its weight and bias."""
-    product = norm.args[0]
-    form = PRODUCTS.get(product.target) if isinstance(product, fx.Node) else None
-    if form is None or not isinstance(product, fx.Node):
+    form = PRODUCTS[product.target]
+    source = cast("fx.Node", product.args[form.weight])
+    if source.target is DEQUANTIZE:
+        return  # codes with a single scale cannot take a factor for each channel: it stays
+    weight, tail = constant(module, source), tail_behind(module, product, seen)
+    if weight is None or tail is None:
         return
-    if _only_norm(product, form, seen) is not norm:
-        return
-    source = product.args[form.weight]
-    if isinstance(source, fx.Node) and source.target is torch.ops.qdqgraph.dequantize.default:
-        return  # its codes could not take the batch norm: it stays
-    weight = constant(module, source) if isinstance(source, fx.Node) else None
-    if weight is None:
-        return
-    factor, shift = affine_map(module, norm)
     shape = [1] * weight.dim()
     shape[form.axis] = -1
-    folded = (weight.double() * factor.reshape(shape)).to(weight.dtype)
-    name = name_of(cast("fx.Node", source))
+    folded = (weight.double() * tail.factor.reshape(shape)).to(weight.dtype)
+    name = name_of(source)
     with module.graph.inserting_before(product):
         made = module.graph.get_attr(register(module, name, folded))
     product.update_arg(form.weight, made)
-    _set_bias(module, product, factor, shift, name)
-    norm.replace_all_uses_with(product)
-    module.graph.erase_node(norm)
+    _take_tail(module, product, tail, name)
 
 
 def _quantizer(module: fx.GraphModule, node: fx.Node) -> Quantizer | None:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from qdqgraph.exporting.affine import PRODUCTS
 from qdqgraph.exporting.levels import Kind, Levels
-from qdqgraph.exporting.settle import PRODUCTS, settle
+from qdqgraph.exporting.settle import settle
 from qdqgraph.frontends.torch_fx.constants import constant
 from qdqgraph.frontends.torch_fx.modes import BATCH_NORM
 from qdqgraph.frontends.torch_fx.tensors import to_array
@@ -22,17 +23,25 @@ from qdqgraph.training.prepared import PreparedModule
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """A batch norm at inference: gamma, beta, mean and variance [channels], and epsilon."""
+
+    parameters: tuple[Array, Array, Array, Array]
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainedProduct:
     """Weight and bias as `lower` writes them, in the layout of the torch call.
 
-    `weight` is float and lies on the grid of `encoding`, if there is one. `unfolded` says that the
-    file has a batch norm in the weight, and the trained graph behind the product.
+    `weight` is float and lies on the grid of `encoding`, if there is one. `norm` stands behind the
+    product, though the file has it in the weight: one scale for all channels cannot take it.
     """
 
     weight: Array
     encoding: Encoding | None
     bias: Array | None
-    unfolded: bool
+    norm: Norm | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +77,16 @@ def read_trained(prepared: PreparedModule, origin: Origin) -> Trained:
     constants: dict[int, Array] = {}
     homeless: dict[str, None] = {}
     varying: set[fx.Node] = set()
+    norms = {
+        _norm_behind(calls[numbered[call.number].name])
+        for call, product in zip(origin.calls, products, strict=True)
+        if product.norm is not None
+    }
     for node in settled.graph.nodes:
         if node.op == "placeholder" or not varying.isdisjoint(node.all_input_nodes):
             varying.add(node)
         number = number_of.get(node.name)
-        if number is None or node not in varying:
+        if number is None or node not in varying or node in norms:
             continue
         for place, item in _arguments(node):
             if item in varying or (number, place) in owned:
@@ -109,13 +123,30 @@ def _product(settled: fx.GraphModule, node: fx.Node, call: ProductCall) -> Train
     place = form.bias if form is not None else call.bias
     held = node.args[place] if place is not None and len(node.args) > place else None
     bias = constant(settled, held) if isinstance(held, fx.Node) else None
-    unfolded = call.folded and [user.target for user in node.users] == [BATCH_NORM]
+    norm = _norm_behind(node) if call.folded else None
     return TrainedProduct(
         to_array(weight),
         _encoding(settled, source),
         None if bias is None else to_array(bias),
-        unfolded,
+        None if norm is None else _norm(settled, norm),
     )
+
+
+def _norm_behind(product: fx.Node) -> fx.Node | None:
+    """The batch norm that reads a product, if nothing else does."""
+    readers = list(product.users)
+    return readers[0] if [node.target for node in readers] == [BATCH_NORM] else None
+
+
+def _norm(settled: fx.GraphModule, node: fx.Node) -> Norm | None:
+    """The numbers of a batch norm; None if it has no running statistics."""
+    gamma, beta, mean, var = cast("tuple[fx.Node | None, ...]", node.args[1:5])
+    if mean is None or var is None:
+        return None
+    center, spread = _array(settled, mean), _array(settled, var)
+    factor = np.ones_like(center) if gamma is None else _array(settled, gamma)
+    shift = np.zeros_like(center) if beta is None else _array(settled, beta)
+    return Norm((factor, shift, center, spread), cast("float", node.args[7]))
 
 
 def _encoding(settled: fx.GraphModule, node: fx.Node) -> Encoding | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -54,6 +54,9 @@ class Trait(enum.Flag):
     """Reads shape and dtype of a tensor, not its contents."""
 
 
+_ASKED = ("weighted", "moves", "activation", "forwards", "parts", "recurs", "asks_shape")
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One row of the table: canonical name, spellings, input roles, traits.
@@ -72,35 +75,25 @@ class Op:
     commutes: bool = False
     moves_when: Callable[[Reading], bool] | None = None
 
-    @property
-    def weighted(self) -> bool:
-        """True for products that have an integer kernel."""
-        return Trait.WEIGHTED in self.traits
+    weighted: bool = field(init=False)
+    """True for products that have an integer kernel."""
+    moves: bool = field(init=False)
+    """True for operators whose output values are input values, `moves_when` aside."""
+    activation: bool = field(init=False)
+    """True for pointwise functions that fuse behind a convolution."""
+    forwards: bool = field(init=False)
+    """True for operators that do nothing at inference."""
+    parts: bool = field(init=False)
+    """True for operators whose outputs are parts of the input."""
+    recurs: bool = field(init=False)
+    """True for operators that walk along a sequence with a state."""
+    asks_shape: bool = field(init=False)
+    """True for operators that read the shape of a tensor and not its contents."""
 
-    @property
-    def activation(self) -> bool:
-        """True for pointwise functions that fuse behind a convolution."""
-        return Trait.ACTIVATION in self.traits
-
-    @property
-    def forwards(self) -> bool:
-        """True for operators that do nothing at inference."""
-        return Trait.FORWARDS in self.traits
-
-    @property
-    def parts(self) -> bool:
-        """True for operators whose outputs are parts of the input."""
-        return Trait.PARTS in self.traits
-
-    @property
-    def recurs(self) -> bool:
-        """True for operators that walk along a sequence with a state."""
-        return Trait.RECURS in self.traits
-
-    @property
-    def asks_shape(self) -> bool:
-        """True for operators that read the shape of a tensor and not its contents."""
-        return Trait.ASKS_SHAPE in self.traits
+    def __post_init__(self) -> None:
+        # Asked of every node many times over; membership in a Flag takes ten times as long.
+        for name in _ASKED:
+            object.__setattr__(self, name, Trait[name.upper()] in self.traits)
 
     def __str__(self) -> str:
         return self.name

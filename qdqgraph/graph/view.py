@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy.typing as npt
 
 from qdqgraph.errors import PlanError
-from qdqgraph.graph.ops import Op, Trait
+from qdqgraph.graph.ops import Op
 
 if TYPE_CHECKING:
     from qdqgraph.planning.chains import Chain
@@ -218,9 +218,8 @@ class Node:
     @property
     def moves_data(self) -> bool:
         """True when every output value is an input value (or zero): Q and DQ commute with it."""
-        if Trait.MOVES not in self.op.traits:
-            return False
-        return self.op.moves_when is None or self.op.moves_when(self)
+        op = self.op
+        return op.moves and (op.moves_when is None or op.moves_when(self))
 
     @property
     def moved_edges(self) -> list[Edge]:
@@ -363,9 +362,8 @@ class Graph(ABC):
     # ------------------------------------------------------------------ shared by the frontends
     def _connect(self, node: Node, inputs: Sequence[Value | None]) -> None:
         node.inputs = list(inputs)
-        for index, value in enumerate(inputs):
-            edge = Edge(node, index)
-            node.edges.append(edge)
+        edges = node.edges = [Edge(node, index) for index in range(len(inputs))]
+        for value, edge in zip(inputs, edges, strict=True):
             if value is not None:
                 value.uses.append(edge)
 

@@ -191,7 +191,8 @@ def is_non_negative(value: Value, steps: int = 12) -> bool:
     if Trait.NON_NEGATIVE in node.op.traits:
         return True
     if node.op.name == "clip":
-        lowest = node["min"].const if node["min"] is not None else None
+        least = node["min"]
+        lowest = None if least is None else least.const
         return lowest is not None and float(lowest.min()) >= 0
     if node.op.name in ("add", "mul"):
         read = node.edges[:2]

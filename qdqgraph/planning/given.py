@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qdqgraph.errors import UsageError
-from qdqgraph.graph.view import Node
+from qdqgraph.graph.view import Node, Value
 from qdqgraph.planning.spec import LIMITS, Dtype, Encoding, QuantSpec
 
 SIGNED: dict[tuple[int, int], tuple[Dtype, bool]] = {
@@ -115,3 +115,17 @@ def read_fake_quantize(node: Node) -> Given | None:
         numbers = np.asarray(scale.const, np.float32).reshape(-1 if axis is not None else ())
         return Given(Encoding(spec, numbers, np.zeros(numbers.shape)), key)
     return Given(encoding_of(scale.const, zero, int(low), int(high), axis), key)
+
+
+def label(node: Node) -> str:
+    """What to call a quantizer in an error: its module, or the tensor it reads."""
+    source = node.inputs[0]
+    return node.module or (node.name if source is None else source.name)
+
+
+def is_fixed(value: Value, steps: int = 32) -> bool:
+    """True for a tensor that is computed from constants alone, in a few operations."""
+    node = value.producer
+    if value.is_const or node is None or steps == 0:
+        return value.is_const
+    return bool(node.inputs) and all(v is None or is_fixed(v, steps - 1) for v in node.inputs)

@@ -13,9 +13,10 @@ import onnx
 
 from qdqgraph.errors import UsageError
 from qdqgraph.frontends.onnx_file.reading import bodies
+from qdqgraph.graph.op_table import BY_ONNX
 from qdqgraph.proof.calls import without_functions
 from qdqgraph.proof.contract_products import PRODUCTS, check_product
-from qdqgraph.proof.contract_quantizers import FP8, INT8, check_quantizer, code_element
+from qdqgraph.proof.contract_quantizers import FP8, INT8, check_quantizer
 from qdqgraph.proof.contract_rules import (
     DYNAMIC,
     INTEGER,
@@ -32,9 +33,7 @@ from qdqgraph.proof.reading import (
     DEQUANTIZE,
     MICROSOFT,
     QUANTIZE,
-    Quantizer,
     Reader,
-    is_quantizer,
     node_label,
     opset_of,
 )
@@ -121,10 +120,9 @@ def _check_graphs(lint: Lint, model: onnx.ModelProto, data: DataFolder | None) -
         _check_types(lint, reader)
         for node in reader.nodes:
             kind = node.op_type
-            if kind in QUANTIZERS and is_quantizer(node):
-                q = Quantizer(node, reader)
-                check_quantizer(lint, q, reader)
-                elements.setdefault(code_element(q, reader), node)
+            q = reader.quantizer(node) if kind in QUANTIZERS else None
+            if q is not None:
+                elements.setdefault(check_quantizer(lint, q, reader), node)
                 if node.domain == MICROSOFT:
                     lint.report("microsoft-domain", f"{kind} is of com.microsoft", node=node)
                 continue
@@ -132,7 +130,8 @@ def _check_graphs(lint: Lint, model: onnx.ModelProto, data: DataFolder | None) -
                 check_product(lint, node, kind, reader)
             elif kind in UNSUPPORTED or node.domain == MICROSOFT:
                 _check_operator(lint, node)
-            pending += [Reader(body, data, reader) for body in bodies(node)]
+            if kind not in BY_ONNX:
+                pending += [Reader(body, data, reader) for body in bodies(node)]
     _check_formats(lint, elements)
 
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 import onnx
 
 from qdqgraph.proof.contract_quantizers import FLOAT, Reporter
-from qdqgraph.proof.reading import (
-    DEQUANTIZE,
-    Quantizer,
-    Reader,
-    attributes,
-    is_quantizer,
-)
+from qdqgraph.proof.reading import Quantizer, Reader, attributes
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -22,8 +16,8 @@ def check_product(lint: Reporter, node: onnx.NodeProto, kind: str, reader: Reade
     if len(inputs) < 2:
         return
     weight, element, rank = inputs[1], 0, 0
-    dequantize = reader.producer.get(weight)
-    if dequantize is not None and dequantize.op_type == DEQUANTIZE and is_quantizer(dequantize):
+    dequantize = reader.quantizer(reader.producer.get(weight))
+    if dequantize is not None and not dequantize.is_quantize:
         element, rank = _check_weight(lint, node, kind, dequantize, reader)
     else:
         element, rank = reader.element(weight), len(reader.dims(weight) or ())
@@ -35,14 +29,13 @@ def check_product(lint: Reporter, node: onnx.NodeProto, kind: str, reader: Reade
 
 
 def _check_weight(
-    lint: Reporter, node: onnx.NodeProto, kind: str, dequantize: onnx.NodeProto, reader: Reader
+    lint: Reporter, node: onnx.NodeProto, kind: str, q: Quantizer, reader: Reader
 ) -> tuple[int, int]:
     """Judge the axis of the weight's scales; returns the float type and the rank of the weight."""
-    q = Quantizer(dequantize, reader)
     data = q.inputs[0]
-    before = reader.producer.get(data)
-    if before is not None and is_quantizer(before):
-        data = before.input[0]
+    before = reader.quantizer(reader.producer.get(data))
+    if before is not None:
+        data = before.inputs[0]
     dims = reader.dims(data)
     if kind in ("Conv", "ConvTranspose"):
         lint.report("int8-conv-hardware", f"a quantized {kind}", node=node)

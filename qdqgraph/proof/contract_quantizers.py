@@ -10,7 +10,6 @@ from onnx import TensorProto
 
 from qdqgraph.frontends.onnx_file.types import dtype_name
 from qdqgraph.proof.reading import (
-    QUANTIZE,
     Quantizer,
     Reader,
     all_zero,
@@ -55,18 +54,21 @@ class Reporter(Protocol):
         ...
 
 
-def check_quantizer(lint: Reporter, q: Quantizer, reader: Reader) -> None:
-    """Every rule about zero point, element type, scale and axis of one node."""
-    weight = is_weight(q, reader)
+def check_quantizer(lint: Reporter, q: Quantizer, reader: Reader) -> int:
+    """Every rule about zero point, element type, scale and axis of one node.
+
+    Returns the ONNX element type of its codes.
+    """
     element = code_element(q, reader)
     _check_zero(lint, q, element)
     if element == INT8:
         if not q.is_quantize and q.zero_name and reader.element(q.inputs[0]) == INT8:
             _check_stored(lint, q, reader)
     else:
-        _check_element(lint, q, reader, element, weight)
+        _check_element(lint, q, reader, element)
     _check_scale(lint, q)
-    _check_shape(lint, q, reader, weight)
+    _check_shape(lint, q, reader)
+    return element
 
 
 def is_weight(q: Quantizer, reader: Reader) -> bool:
@@ -74,9 +76,8 @@ def is_weight(q: Quantizer, reader: Reader) -> bool:
     data = q.inputs[0]
     if reader.source(data) is not None:
         return True
-    before = None if q.is_quantize else reader.producer.get(data)
-    quantized = before is not None and before.op_type == QUANTIZE and is_quantizer(before)
-    return quantized and before is not None and reader.source(before.input[0]) is not None
+    before = None if q.is_quantize else reader.quantizer(reader.producer.get(data))
+    return before is not None and before.is_quantize and reader.source(before.inputs[0]) is not None
 
 
 def code_element(q: Quantizer, reader: Reader) -> int:
@@ -110,9 +111,7 @@ def _check_zero(lint: Reporter, q: Quantizer, element: int) -> None:
         lint.report("zero-point-shape", what, node=node, tensor=name)
 
 
-def _check_element(
-    lint: Reporter, q: Quantizer, reader: Reader, element: int, weight: bool
-) -> None:
+def _check_element(lint: Reporter, q: Quantizer, reader: Reader, element: int) -> None:
     node, data = q.node, q.inputs[0]
     kind = dtype_name(element)
     if element == UINT8 and q.zero_name:
@@ -126,7 +125,7 @@ def _check_element(
         lint.report("fp4-too-early", f"{node.op_type} of {kind}", node=node, tensor=data)
         lint.report("fp4-hardware", f"{node.op_type} of {kind}", node=node, tensor=data)
     elif element == INT4:
-        _check_int4(lint, q, reader, weight)
+        _check_int4(lint, q, reader)
     elif element and element not in READ:
         lint.report("format-unsupported", f"{node.op_type} of {kind}", node=node, tensor=data)
     needed = FORMAT_OPSET.get(element, 0)
@@ -144,12 +143,12 @@ def _check_stored(lint: Reporter, q: Quantizer, reader: Reader) -> None:
         lint.report("scalar-dequantize", f"{data} has no dimensions", node=node, tensor=data)
 
 
-def _check_int4(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> None:
+def _check_int4(lint: Reporter, q: Quantizer, reader: Reader) -> None:
     node, data = q.node, q.inputs[0]
     lint.report("int4-hardware", f"{node.op_type} of int4", node=node, tensor=data)
     if lint.report("int4-too-early", f"{node.op_type} of int4", node=node, tensor=data):
         return
-    if not weight:
+    if not is_weight(q, reader):
         lint.report("int4-activation", "an activation in int4", node=node, tensor=data)
         return
     dims = reader.dims(data)
@@ -189,7 +188,7 @@ def _check_scale(lint: Reporter, q: Quantizer) -> None:
         lint.report("scale-not-positive", what, node=node, tensor=name)
 
 
-def _check_shape(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> None:
+def _check_shape(lint: Reporter, q: Quantizer, reader: Reader) -> None:
     if q.scale is None:
         return
     node, name, rank = q.node, q.inputs[1], q.scale.ndim
@@ -199,7 +198,7 @@ def _check_shape(lint: Reporter, q: Quantizer, reader: Reader, weight: bool) -> 
     if q.block or rank > 1:
         _check_block(lint, q, dims)
         return
-    if not weight:
+    if not is_weight(q, reader):
         if q.scale.size > 1:
             what = f"{q.scale.size} scales on one activation"
             lint.report("activation-per-channel", what, node=node, tensor=name)
@@ -239,7 +238,7 @@ def _data_dims(q: Quantizer, reader: Reader) -> tuple[int, ...] | None:
     """Shape of the data where it is a constant, directly or behind its Q."""
     dims = reader.dims(q.inputs[0])
     if dims is None and not q.is_quantize:
-        before = reader.producer.get(q.inputs[0])
-        if before is not None and is_quantizer(before):
-            return reader.dims(before.input[0])
+        before = reader.quantizer(reader.producer.get(q.inputs[0]))
+        if before is not None:
+            return reader.dims(before.inputs[0])
     return dims

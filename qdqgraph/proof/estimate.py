@@ -19,14 +19,15 @@ def conclude(
         layer for layer in layers if layer.standalone and not _at_input(layer, network_inputs)
     ]
     between = float_between(layers)
+    sizes = [layer.bytes for layer in layers]
     return Prediction(
         layers=tuple(layers),
         products=len(products),
         int8_products=sum(layer.input_precision == "int8" for layer in products),
         standalone_inside=len(inside),
         float_between=between,
-        bytes_moved=sum(layer.bytes for layer in layers),
-        bytes_ideal=_ideal_bytes(layers, set(map(id, inside)), frozenset(between)),
+        bytes_moved=sum(sizes),
+        bytes_ideal=_ideal_bytes(layers, sizes, set(map(id, inside)), frozenset(between)),
         quantizers=quantizers,
         writers=writers,
     )
@@ -56,12 +57,14 @@ def float_between(layers: list[PredictedLayer]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in written if name in behind and name in ahead))
 
 
-def _ideal_bytes(layers: list[PredictedLayer], inside: set[int], between: frozenset[str]) -> int:
+def _ideal_bytes(
+    layers: list[PredictedLayer], sizes: list[int], inside: set[int], between: frozenset[str]
+) -> int:
     total = 0
-    for layer in layers:
+    for layer, size in zip(layers, sizes, strict=True):
         if layer.elided or id(layer) in inside:
             continue
-        total += layer.bytes
+        total += size
         for use in (*layer.inputs, *layer.outputs):
             if use.precision == "float" and use.name in between:
                 total -= (use.elements or 0) * (FLOAT_BYTES - 1)

@@ -12,7 +12,6 @@ A Q behind a Concat is cloned to each input. Gather, Expand and Tile never commu
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
@@ -24,13 +23,15 @@ Scale: TypeAlias = Hashable
 FIXED = frozenset({"gather", "expand", "tile"})
 
 
-@dataclass(slots=True)
 class Demand:
     """How a value is read: the Qs by scale, those above which they rose, and float readers."""
 
-    scales: dict[Scale, list[Node]] = field(default_factory=dict[Scale, list[Node]])
-    direct: dict[Scale, Node] = field(default_factory=dict[Scale, Node])
-    floats: int = 0
+    __slots__ = ("direct", "floats", "scales")
+
+    def __init__(self, floats: int = 0) -> None:
+        self.scales: dict[Scale, list[Node]] = {}
+        self.direct: dict[Scale, Node] = {}
+        self.floats = floats
 
     @property
     def single(self) -> Scale | None:
@@ -52,7 +53,7 @@ def scale_of(node: Node) -> Scale:
 
 def commutes(node: Node) -> bool:
     """True for data movement that Q and DQ pass: its values are input values, elsewhere."""
-    if not node.moves_data or node.op.name in FIXED:
+    if not node.op.moves or not node.moves_data or node.op.name in FIXED:
         return False
     return node.op.name != "pad" or pads_last_two(node)
 
@@ -88,10 +89,18 @@ class Flow:
         self.codes: dict[Value, Scale] = {}
         self.demands: dict[Value, Demand] = {}
         self.risen: dict[Node, Scale] = {}
+        self._scales: dict[Node, Scale] = {}
         for node in self.nodes:
             self._forward(node)
         for node in reversed(self.nodes):
             self._backward(node)
+
+    def scale_of(self, node: Node) -> Scale:
+        """The scale of a Q or DQ, worked out once."""
+        found = self._scales.get(node)
+        if found is None:
+            found = self._scales[node] = scale_of(node)
+        return found
 
     def is_static(self, value: Value | None) -> bool:
         """True for what does not depend on the network's inputs."""
@@ -103,10 +112,10 @@ class Flow:
         return [value for value in values if not self.is_static(value)]
 
     def _forward(self, node: Node) -> None:
-        if all(self.is_static(value) for value in node.inputs):
+        if all(map(self.is_static, node.inputs)):
             self.static.update(node.outputs)
         elif node.op.name == "dequantize":
-            self.codes[node.output] = scale_of(node)
+            self.codes[node.output] = self.scale_of(node)
         elif commutes(node):
             found = [self.codes.get(value) for value in self.moved(node)]
             if found and found[0] is not None and found.count(found[0]) == len(found):
@@ -129,15 +138,16 @@ class Flow:
         found = self.demands[value] = Demand(floats=int(value.is_output))
         for edge in value.uses:
             node = edge.node
-            if node.op.name == "quantize" and edge.index == 0:
-                scale = scale_of(node)
+            name = node.op.name
+            if name == "quantize" and edge.index == 0:
+                scale = self.scale_of(node)
                 found.scales.setdefault(scale, []).append(node)
                 found.direct.setdefault(scale, node)
             elif edge.index >= 0 and node in self.risen and edge in node.moved_edges:
                 scale = self.risen[node]
                 behind = self.demand_of(node.output).scales.get(scale, [])
                 found.scales.setdefault(scale, []).extend(behind)
-            elif node.op.name != "shape":
+            elif name != "shape":
                 found.floats += 1
         return found
 
@@ -152,8 +162,9 @@ class Flow:
                 return codes.name if codes is not None else value.name
             if quantize.op.name != "quantize":
                 return codes.name
-            if self.codes.get(source) != scale_of(quantize):
-                return self.asked_name(source, scale_of(quantize))
+            scale = self.scale_of(quantize)
+            if self.codes.get(source) != scale:
+                return self.asked_name(source, scale)
             value, node = source, source.producer
         return value.name
 

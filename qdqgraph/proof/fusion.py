@@ -7,8 +7,6 @@ TensorRT 8.2 to 8.5 and, for SiLU, statements of the maintainers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from qdqgraph.graph.view import Node, Value
 from qdqgraph.graph.walk import is_affine, single_reader
 from qdqgraph.proof.flow import Flow
@@ -29,7 +27,6 @@ SILU_ADD_SINCE = (8, 5)
 GROUPED_DECONV_SINCE = (8, 5)
 
 
-@dataclass(slots=True)
 class Chain:
     """What one product computes besides itself.
 
@@ -37,12 +34,15 @@ class Chain:
     from elsewhere. `float_because` says why the output is float whatever reads it; else empty.
     """
 
-    product: Node
-    end: Value
-    nodes: list[Node] = field(default_factory=list[Node])
-    add: Node | None = None
-    other: Value | None = None
-    float_because: str = ""
+    __slots__ = ("add", "end", "float_because", "nodes", "other", "product")
+
+    def __init__(self, product: Node, end: Value) -> None:
+        self.product = product
+        self.end = end
+        self.nodes: list[Node] = []
+        self.add: Node | None = None
+        self.other: Value | None = None
+        self.float_because = ""
 
 
 def activation_region(flow: Flow, value: Value) -> list[Node]:

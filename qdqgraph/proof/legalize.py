@@ -41,7 +41,8 @@ def legalize(
 ) -> LegalizeReport:
     """Rewrite `model` in place so that TensorRT takes its Q/DQ; returns what was done and lost.
 
-    Mul - Round - Clip - Mul becomes Q/DQ. uint8 codes with zero point 128 become int8 with zero point 0, exactly; other zero points get
+    Mul - Round - Clip - Mul becomes Q/DQ.
+    uint8 codes with zero point 128 become int8 with zero point 0, exactly; other zero points get
     a symmetric scale that covers the same range. int32 biases and quantized constants that are
     no weights become float. QLinear* operators become float ones between Q and DQ, ConvInteger
     and MatMulInteger float products. A Relu or Clip that a quantizer stood for is put back. A

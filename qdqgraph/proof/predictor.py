@@ -94,9 +94,12 @@ def standalone_layers(books: Books, graph: OnnxGraph) -> Iterator[tuple[Value, P
     flow = books.flow
     values = [*graph.inputs, *(value for node in flow.nodes for value in node.outputs)]
     for value in values:
-        if flow.is_static(value) or value.producer in flow.risen or value in books.inside:
+        asked = flow.demand_of(value).scales
+        if not asked or flow.is_static(value):
             continue
-        for scale, nodes in flow.demand_of(value).scales.items():
+        if value.producer in flow.risen or value in books.inside:
+            continue
+        for scale, nodes in asked.items():
             if flow.codes.get(value) != scale and (value, scale) not in books.written:
                 yield value, _quantize(books, value, scale, nodes)
     for value in graph.outputs:

@@ -14,10 +14,11 @@ from qdqgraph.proof.operands import operands, weight_nodes, why_float_product
 
 def elements(value: Value) -> int | None:
     """Number of elements, symbolic dimensions counted as 1; None when the rank is unknown."""
-    if value.shape is None:
+    shape = value.shape
+    if shape is None:
         return None
     count = 1
-    for size in value.shape:
+    for size in shape:
         count *= size if isinstance(size, int) and size > 0 else 1
     return count
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
 from qdqgraph.frontends.onnx_file.reading import attribute_value
@@ -24,13 +22,6 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FORWARDING = ("Identity", "Cast")
 Q_DOMAINS = (*DEFAULT_DOMAINS, MICROSOFT)
 
-PLAIN: dict[int, np.dtype[Any]] = {
-    TensorProto.FLOAT: np.dtype("<f4"),
-    TensorProto.INT8: np.dtype("i1"),
-    TensorProto.UINT8: np.dtype("u1"),
-    TensorProto.INT32: np.dtype("<i4"),
-}
-"""Element types whose raw bytes are the array: most scales, zero points and codes."""
 KEPT_ELEMENTS = 4096
 """Constants of at most this size are kept once read: two nodes share each scale."""
 
@@ -50,6 +41,8 @@ class Reader:
             name: node for node in self.nodes for name in node.output[:]
         }
         self._parameters: dict[str, Parameter] = {}
+        self._stored: dict[tuple[int | bytes, ...], Parameter] = {}
+        self._quantizers: dict[int, Quantizer | None] = {}
 
     @cached_property
     def readers(self) -> dict[str, list[onnx.NodeProto]]:
@@ -60,12 +53,24 @@ class Reader:
                 found.setdefault(name, []).append(node)
         return found
 
+    def quantizer(self, node: onnx.NodeProto | None) -> Quantizer | None:
+        """What is constant about a Q or DQ node of this graph; None for another node."""
+        if node is None:
+            return None
+        key = id(node)
+        if key not in self._quantizers:
+            self._quantizers[key] = Quantizer(node, self) if is_quantizer(node) else None
+        return self._quantizers[key]
+
     def source(self, name: str) -> onnx.TensorProto | None:
         """The tensor behind a constant name, through Constant, Identity and Cast; else None."""
         return self._trace(name)[0]
 
     def _trace(self, name: str) -> tuple[onnx.TensorProto | None, int]:
         """The tensor behind a name, and the element type that a Cast on the way gives it."""
+        stored = self.tensors.get(name)
+        if stored is not None:
+            return stored, 0
         cast = 0
         for _ in range(8):
             if name in self.tensors:
@@ -91,12 +96,6 @@ class Reader:
         return None if tensor is None else self._array(tensor, cast)
 
     def _array(self, tensor: onnx.TensorProto, cast: int) -> Array | None:
-        kind = PLAIN.get(tensor.data_type)
-        raw = tensor.raw_data
-        if kind is not None and raw and not cast and not is_external(tensor):
-            dims = tensor.dims[:]
-            if len(raw) == kind.itemsize * math.prod(dims) and min(dims, default=0) >= 0:
-                return np.frombuffer(raw, kind).reshape(dims)
         try:
             array = tensor_array(tensor, self.data)
         except InvalidGraphError:
@@ -112,15 +111,25 @@ class Reader:
             tensor, cast = self._trace(name)
             if tensor is None:
                 return Parameter(None, 0)
-            array = self._array(tensor, cast)
-            if array is not None and array.dtype.kind in "OSU":
-                raise InvalidGraphError(
-                    "a scale or zero point is text", where=f"tensor {name!r}", fix="export again"
-                )
-            found = Parameter(array, cast or int(tensor.data_type))
-            if array is not None and array.size <= KEPT_ELEMENTS:
+            # Zero points are all alike, and scales have few elements: equal ones are read once.
+            raw = b"" if cast or is_external(tensor) else tensor.raw_data
+            contents = (tensor.data_type, raw, *tensor.dims[:])
+            found = self._stored.get(contents) if raw else None
+            if found is None:
+                found = self._parameter_of(name, tensor, cast)
+            if found.array is not None and found.array.size <= KEPT_ELEMENTS:
                 self._parameters[name] = found
+                if raw:
+                    self._stored[contents] = found
         return found
+
+    def _parameter_of(self, name: str, tensor: onnx.TensorProto, cast: int) -> Parameter:
+        array = self._array(tensor, cast)
+        if array is not None and array.dtype.kind in "OSU":
+            raise InvalidGraphError(
+                "a scale or zero point is text", where=f"tensor {name!r}", fix="export again"
+            )
+        return Parameter(array, cast or int(tensor.data_type))
 
     def dims(self, name: str) -> tuple[int, ...] | None:
         """Shape of a constant."""
@@ -167,12 +176,17 @@ class Quantizer:
     `scale` and `zero` are None where they are computed in the graph, `zero` also where absent.
     """
 
-    __slots__ = ("axis", "block", "inputs", "is_quantize", "node", "of_scale", "of_zero")
+    __slots__ = (
+        *("axis", "block", "inputs", "is_quantize", "node"),
+        *("of_scale", "of_zero", "zero_name"),
+    )
 
     def __init__(self, node: onnx.NodeProto, reader: Reader) -> None:
         self.node = node
         self.inputs: list[str] = node.input[:]
         self.is_quantize = node.op_type == QUANTIZE
+        self.zero_name = self.inputs[2] if len(self.inputs) > 2 else ""
+        """Name of the zero point; empty when absent."""
         self.of_scale = reader.parameter(self.inputs[1])
         self.of_zero = reader.parameter(self.zero_name) if self.zero_name else ABSENT
         self.axis: int | None = None
@@ -192,11 +206,6 @@ class Quantizer:
     def zero(self) -> Array | None:
         """The zero points."""
         return self.of_zero.array
-
-    @property
-    def zero_name(self) -> str:
-        """Name of the zero point; empty when absent."""
-        return self.inputs[2] if len(self.inputs) > 2 else ""
 
     @property
     def per_channel(self) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type
 from qdqgraph.graph.view import Dim, Node, Value
 
-Types: TypeAlias = "Mapping[Value, Type]"
+Types: TypeAlias = "Mapping[Value | None, Type]"
 Shape: TypeAlias = "tuple[Dim, ...]"
 Rule: TypeAlias = "Callable[[Node, list[Type]], Type]"
 
@@ -27,11 +27,7 @@ def propagate(node: Node, types: Types) -> Type:
     rule = RULES.get(node.op.name)
     if rule is None or len(node.outputs) != 1:
         return UNKNOWN
-    given: list[Type] = []
-    for value in node.inputs:
-        found = types.get(value) if value is not None else None
-        given.append(found or UNKNOWN)
-    return rule(node, given)
+    return rule(node, [types.get(value, UNKNOWN) for value in node.inputs])
 
 
 def _same(_: Node, given: list[Type]) -> Type:

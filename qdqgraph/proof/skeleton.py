@@ -6,6 +6,7 @@ ONNX's own inference runs only when a type is asked for that the sweep does not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from qdqgraph.graph.view import Value
 from qdqgraph.proof.calls import without_functions
 from qdqgraph.proof.reading import opset_of
 from qdqgraph.proof.shapes import propagate
-from qdqgraph.proof.vetting import refuse_short_nodes
+from qdqgraph.proof.vetting import refuse_short
 
 if TYPE_CHECKING:
     import onnx
@@ -27,9 +28,8 @@ class ReadOnlyGraph(OnnxGraph):
     """The view of a model that nobody edits; nodes have no module paths."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
-        refuse_short_nodes(model.graph.node, opset_of(model))
         super().__init__(model, folder)
-        self._known: dict[Value, Type] = {}
+        self._known: dict[Value | None, Type] = {}
         graph = model.graph
         for info in graph.input:
             self._known[self.values[info.name]] = value_type(info)
@@ -40,6 +40,16 @@ class ReadOnlyGraph(OnnxGraph):
             found = propagate(node, self._known)
             if found[0] is not None and found[1] is not None:
                 self._known[node.outputs[0]] = found
+
+    @override
+    def _vet(
+        self,
+        protos: Sequence[onnx.NodeProto],
+        kinds: Sequence[str],
+        inputs: Sequence[Sequence[str]],
+        outputs: Sequence[Sequence[str]],
+    ) -> None:
+        refuse_short(protos, kinds, inputs, outputs, opset_of(self.model))
 
     @override
     def _name_nodes(self) -> None:

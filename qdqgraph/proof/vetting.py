@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import onnx
@@ -20,18 +20,29 @@ def refuse_short_nodes(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
 
     Operators that ONNX does not define at `opset` are not judged.
     """
-    needs: dict[str, tuple[int, int]] = {}
-    for node in nodes:
-        kind = node.op_type
-        if kind not in needs:
-            needs[kind] = _least(kind, opset)
-        inputs, outputs = needs[kind]
-        if len(node.input) < inputs or len(node.output) < outputs:
+    found = list(nodes)
+    inputs, outputs = [node.input[:] for node in found], [node.output[:] for node in found]
+    refuse_short(found, [node.op_type for node in found], inputs, outputs, opset)
+
+
+def refuse_short(
+    nodes: Sequence[onnx.NodeProto],
+    kinds: Sequence[str],
+    inputs: Sequence[Sequence[str]],
+    outputs: Sequence[Sequence[str]],
+    opset: int,
+) -> None:
+    """The same where the operator types, inputs and outputs of the nodes are at hand."""
+    needs = {kind: _least(kind, opset) for kind in set(kinds)}
+    for i, kind in enumerate(kinds):
+        least_inputs, least_outputs = needs[kind]
+        if len(inputs[i]) < least_inputs or len(outputs[i]) < least_outputs:
+            node = nodes[i]
             if node.domain not in ("", "ai.onnx"):
                 continue
             raise InvalidGraphError(
-                f"{kind} has {len(node.input)} inputs and {len(node.output)} outputs, "
-                f"it needs at least {inputs} and {outputs}",
+                f"{kind} has {len(inputs[i])} inputs and {len(outputs[i])} outputs, "
+                f"it needs at least {least_inputs} and {least_outputs}",
                 where=label(node),
                 fix="the file is damaged: export it again",
             )

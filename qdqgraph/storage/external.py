@@ -32,6 +32,14 @@ BLOCK_BYTES = 8 << 20
 
 _PAGE, _LINE, _PAGED_FROM = 4096, 64, 1 << 20
 
+_PLAIN: dict[int, np.dtype[Any]] = {
+    int(TensorProto.FLOAT): np.dtype("<f4"),
+    int(TensorProto.INT8): np.dtype("i1"),
+    int(TensorProto.UINT8): np.dtype("u1"),
+    int(TensorProto.INT32): np.dtype("<i4"),
+}
+"""Element types whose raw bytes are the array: most weights, scales, zero points and codes."""
+
 Block = bytes | bytearray | memoryview | npt.NDArray[Any]
 
 
@@ -84,6 +92,13 @@ def tensor_array(tensor: TensorProto, base_dir: Path | DataFolder) -> npt.NDArra
 
 
 def _stored_array(tensor: TensorProto) -> npt.NDArray[Any]:
+    kind = _PLAIN.get(tensor.data_type)
+    raw = tensor.raw_data if kind is not None else b""
+    if raw and kind is not None:
+        dims = tensor.dims[:]
+        # What does not fit is left to onnx, which says why.
+        if len(raw) == kind.itemsize * math.prod(dims) and min(dims, default=0) >= 0:
+            return np.frombuffer(raw, kind).reshape(dims)
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:

@@ -11,19 +11,19 @@ import mmap
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
 from qdqgraph.storage.destination import path_text
 from qdqgraph.storage.references import DataFolder, is_external
 from qdqgraph.storage.stamp import Stamp, data_stamps
-from qdqgraph.storage.tensors import Slot, model_tensors
+from qdqgraph.storage.tensors import Slot, graphs_of, holding_attributes, model_tensors
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest serialized protobuf message in bytes."""
@@ -78,7 +78,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     real = Path(os.path.realpath(given))
     model, digest = _parse(real, where)
     _check_header(model, where)
-    slots = [slot for slot in model_tensors(model) if is_external(slot.tensor)]
+    slots = [slot for slot in model_tensors(model, is_external) if is_external(slot.tensor)]
     data = _data_folder(given, real, slots)
     try:
         files = {data.range_of(slot.tensor, where=slot.place).path for slot in slots}
@@ -169,13 +169,22 @@ def _check_header(model: onnx.ModelProto, where: str) -> None:
             )
         if version < 1 and domain in known:
             raise InvalidGraphError(f"opset {version} of {title} does not exist", where=where)
-    for node in _all_nodes(model.graph):
-        if _domain(node.domain) not in imported:
+    _check_domains(model.graph, imported.keys(), where)
+
+
+def _check_domains(main: GraphProto, imported: Collection[str], where: str) -> None:
+    graphs = deque([main])
+    while graphs:
+        graph = graphs.popleft()
+        if {_domain(domain) for domain in {n.domain for n in graph.node}}.difference(imported):
+            node = next(n for n in graph.node if _domain(n.domain) not in imported)
             raise InvalidGraphError(
                 f"opset_import does not name the domain '{node.domain or 'ai.onnx'}'",
                 where=f"node '{node.name}' ({node.op_type}) of {where}",
                 fix="add the domain and its version to opset_import",
             )
+        for _, attribute in holding_attributes(graph.node):
+            graphs.extend(graphs_of(attribute))
 
 
 def _merge_imports(model: onnx.ModelProto, where: str) -> None:
@@ -198,23 +207,6 @@ def _merge_imports(model: onnx.ModelProto, where: str) -> None:
 
 def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
-
-
-def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    graphs = deque([graph])
-    while graphs:
-        yield from _nodes_and_subgraphs(graphs.popleft().node, graphs)
-
-
-def _nodes_and_subgraphs(
-    nodes: Iterable[NodeProto], graphs: deque[GraphProto]
-) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                graphs.append(attribute.g)
-            graphs.extend(attribute.graphs)
 
 
 def _data_folder(given: Path, real: Path, slots: Iterable[Slot]) -> DataFolder:

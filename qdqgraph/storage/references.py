@@ -18,6 +18,7 @@ from onnx import TensorProto
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
 from qdqgraph.storage.tensors import byte_size
 
+_EXTERNAL = int(TensorProto.EXTERNAL)
 _LIMIT = 2**63 - 1  # offsets and lengths are signed 64 bit everywhere they are used
 _DECIMAL = re.compile(r"[0-9]{1,30}", re.ASCII)
 
@@ -43,7 +44,7 @@ class DataFile:
 
 def is_external(tensor: TensorProto) -> bool:
     """Whether the contents of `tensor` are kept in another file."""
-    return tensor.data_location == TensorProto.EXTERNAL
+    return tensor.data_location == _EXTERNAL
 
 
 @dataclass(slots=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
 from qdqgraph.errors import InvalidGraphError, ModelLoadError
 
@@ -39,6 +39,10 @@ _ML_DTYPES = {
     "FLOAT8E5M2FNUZ": "float8_e5m2fnuz",
     "FLOAT8E8M0": "float8_e8m0fnu",
 }
+# Plain numbers: looking an enumeration up in a message class takes longer than comparing.
+_NUMBERS = (AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT, AttributeProto.FLOATS)
+_TEXTS = (AttributeProto.STRING, AttributeProto.STRINGS)
+_NUMBERS_AND_TEXTS = frozenset(int(kind) for kind in (*_NUMBERS, *_TEXTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,13 @@ class Slot:
     kind: Kind
 
 
-def model_tensors(model: onnx.ModelProto) -> Iterator[Slot]:
-    """Yield every tensor of `model` in an order that depends on the file alone."""
+def model_tensors(
+    model: onnx.ModelProto, keep: Callable[[TensorProto], bool] | None = None
+) -> Iterator[Slot]:
+    """Yield every tensor of `model` in an order that depends on the file alone.
+
+    With `keep`, initializers for which it is False are left out.
+    """
     graphs: deque[GraphProto] = deque([model.graph])
     for training in model.training_info:
         graphs.extend((training.initialization, training.algorithm))
@@ -59,27 +68,37 @@ def model_tensors(model: onnx.ModelProto) -> Iterator[Slot]:
         yield from _of_nodes(function.node, graphs)
     while graphs:
         graph = graphs.popleft()
-        for tensor in graph.initializer:
+        for tensor in graph.initializer if keep is None else filter(keep, graph.initializer):
             yield Slot(f"tensor '{tensor.name}'", tensor, "initializer")
         yield from _of_sparse(graph.sparse_initializer)
         yield from _of_nodes(graph.node, graphs)
 
 
-def _of_nodes(nodes: Iterable[NodeProto], graphs: deque[GraphProto]) -> Iterator[Slot]:
+def holding_attributes(nodes: Iterable[NodeProto]) -> Iterator[tuple[NodeProto, AttributeProto]]:
+    """The attributes that may hold tensors or graphs, each with its node."""
     for node in nodes:
         for attribute in node.attribute:
-            if not attribute.type or attribute.type >= onnx.AttributeProto.TENSOR:
-                place = f"node '{node.name}' ({node.op_type}), attribute '{attribute.name}'"
-                if attribute.HasField("t"):
-                    yield Slot(place, attribute.t, "attribute")
-                for tensor in attribute.tensors:
-                    yield Slot(place, tensor, "attribute")
-                if attribute.HasField("sparse_tensor"):
-                    yield from _of_sparse([attribute.sparse_tensor])
-                yield from _of_sparse(attribute.sparse_tensors)
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
+            if attribute.type not in _NUMBERS_AND_TEXTS:
+                yield node, attribute
+
+
+def graphs_of(attribute: AttributeProto) -> list[GraphProto]:
+    """The graphs in an attribute, whatever type it says it has."""
+    own = [attribute.g] if attribute.HasField("g") else []
+    return [*own, *attribute.graphs]
+
+
+def _of_nodes(nodes: Iterable[NodeProto], graphs: deque[GraphProto]) -> Iterator[Slot]:
+    for node, attribute in holding_attributes(nodes):
+        place = f"node '{node.name}' ({node.op_type}), attribute '{attribute.name}'"
+        if attribute.HasField("t"):
+            yield Slot(place, attribute.t, "attribute")
+        for tensor in attribute.tensors:
+            yield Slot(place, tensor, "attribute")
+        if attribute.HasField("sparse_tensor"):
+            yield from _of_sparse([attribute.sparse_tensor])
+        yield from _of_sparse(attribute.sparse_tensors)
+        graphs.extend(graphs_of(attribute))
 
 
 def _of_sparse(tensors: Iterable[SparseTensorProto]) -> Iterator[Slot]:

@@ -12,7 +12,8 @@ The clamp is plain: gradients pass where it did nothing and are zero where it cu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -23,7 +24,8 @@ from qdqgraph.graph.view import Edge, Node, Value
 from qdqgraph.passes.bound_ranges import bound_ranges
 from qdqgraph.pipeline.passes import Pass
 from qdqgraph.planning.plan import Plan
-from qdqgraph.training.placing import calls_of
+from qdqgraph.training.placing import calls_of, places
+from qdqgraph.training.planning import TorchPlan
 
 Bounds: TypeAlias = float | Mapping[str, float | None]
 EVERYTHING = "*"
@@ -46,13 +48,43 @@ def bound_passes(bounds: Bounds) -> list[Pass]:
 
 def clamp(onto: FxGraph, source: Value, edges: Sequence[Edge], low: float, high: float) -> Value:
     """Let `edges` read `source` clamped to [low, high]."""
+    graph = onto.module.graph
+    return onto.insert_call(source, edges, lambda x: _clamp(graph, x, low, high))
 
-    def call(x: fx.Node) -> fx.Node:
-        made = onto.module.graph.call_function(torch.ops.aten.clamp.default, (x, low, high))
-        made.meta[MARK] = True
-        return made
 
-    return onto.insert_call(source, edges, call)
+def _clamp(graph: fx.Graph, x: fx.Node, low: float, high: float) -> fx.Node:
+    made = graph.call_function(torch.ops.aten.clamp.default, (x, low, high))
+    made.meta[MARK] = True
+    return made
+
+
+@contextmanager
+def within_bounds(plan: TorchPlan) -> Generator[None, None, None]:
+    """Let the float module of `plan` clamp the activations that are bounded, for the time being.
+
+    What calibration sees of the others is then what they will be.
+    """
+    for place in places(plan, plan.fx_graph):
+        source, bound = _only_result(place.source), place.planned.bound
+        if bound is None or source is None:
+            continue
+        for reader in {fx_node(edge.node): None for edge in place.edges}:
+            with plan.module.graph.inserting_before(reader):
+                made = _clamp(plan.module.graph, source, -bound, bound)
+            made.meta |= source.meta
+            reader.replace_input_with(source, made)
+    plan.module.recompile()
+    try:
+        yield
+    finally:
+        without_clamps(plan.module)
+
+
+def _only_result(value: Value) -> fx.Node | None:
+    """The call that computes `value` and nothing else; None for inputs, constants and pieces."""
+    producer = value.producer
+    alone = producer is not None and len(producer.outputs) == 1
+    return fx_node(producer) if producer is not None and alone else None
 
 
 def clamp_biases(plan: Plan, onto: FxGraph) -> dict[str, float]:

@@ -48,7 +48,8 @@ def normalize(
     result itself. Raises `CaptureError`, and `UsageError` for a bound that is not positive or a
     pattern that matches nothing.
 
-    >>> net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
     >>> made = normalize(net, (torch.zeros(2, 4, 8, 8),), bounds={"2": 4.0})
     >>> made.ranges
     {'1.relu': (0.0, 4.0), '2.weight': (-4.0, 4.0), '2.bias': (-4.0, 4.0)}

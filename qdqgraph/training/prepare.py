@@ -27,7 +27,7 @@ from qdqgraph.planning.plan import Quantizer as Planned
 from qdqgraph.planning.spec import Dtype
 from qdqgraph.quantizer import Quantizer
 from qdqgraph.quantizer.module import ScaleMode
-from qdqgraph.training.bounds import Bounds, bound_passes, clamp, clamp_biases
+from qdqgraph.training.bounds import Bounds, bound_passes, clamp, clamp_biases, within_bounds
 from qdqgraph.training.captured_module import inside
 from qdqgraph.training.graph_copy import copy_sharing_tensors, structure_of
 from qdqgraph.training.normalized import NormalizedModule
@@ -96,7 +96,8 @@ def prepare_qat(
     spelled, plan = plan_for_training(captured, chosen, trt_version, complete=complete)
     set_bits(plan, bits)
     if calibration is not None:
-        calibrate_module(plan, calibration, method=method, weight_method=weight_method)
+        with within_bounds(plan):
+            calibrate_module(plan, calibration, method=method, weight_method=weight_method)
     training = copy_sharing_tensors(spelled, flat=True)
     insert(plan, FxGraph(training), Scales(scales, decay, power_of_two))
     scale_weights(training, weight_method)

@@ -12,6 +12,7 @@ placement can be made again without the compiler.
 from __future__ import annotations
 
 from qdqgraph.tuning.cost import Cost, Figures, Judge, Rejected
+from qdqgraph.tuning.drafts import placement_key
 from qdqgraph.tuning.judging import CompilerJudge
 from qdqgraph.tuning.points import replayed
 from qdqgraph.tuning.result import Trial, Tuned
@@ -26,6 +27,7 @@ __all__ = [
     "Rejected",
     "Trial",
     "Tuned",
+    "placement_key",
     "replayed",
     "tune",
 ]

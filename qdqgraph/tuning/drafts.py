@@ -51,7 +51,7 @@ class Drafts:
         copied = onnx.ModelProto()
         copied.CopyFrom(self._float)
         made = plan(Model(copied, self.loaded), pipeline=pipeline, trt_version=self.trt_version)
-        return Draft(made, _key(made))
+        return Draft(made, placement_key(made))
 
     def model(self, draft: Draft) -> Model:
         """The draft with Q/DQ in place. The draft's plan is used up by this."""
@@ -92,8 +92,8 @@ def grid(place: int, steps: int = STEPS) -> float:
     return float(2.0 ** (FIRST_OCTAVE + octave) * (1 + step / steps))
 
 
-def _key(made: ModelPlan) -> str:
-    """What the placement looks like: quantized reads with their quantizers, groups and formats."""
+def placement_key(made: ModelPlan) -> str:
+    """A hash of quantized reads with their quantizers, groups and formats."""
     rows = sorted(
         (
             entry.edge.node.key,
@@ -105,5 +105,4 @@ def _key(made: ModelPlan) -> str:
         )
         for entry in made.entries.values()
     )
-    edits = [text for _, text in made.graph.edits]
-    return hashlib.sha256(json.dumps([rows, edits]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

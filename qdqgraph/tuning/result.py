@@ -35,12 +35,14 @@ class Trial:
 class Tuned:
     """The best placement found, as a pipeline, and as `options` that make it of the one given.
 
+    `key` is that of the placement: `placement_key` of a plan tells whether it is still this one.
     `built` counts the models that the judge was asked about: the start, and one for each placement
     that differs from all before it. `finished` is False when the time ended first.
     """
 
     pipeline: Pipeline
     options: tuple[str, ...]
+    key: str
     before: Cost
     after: Cost
     trials: tuple[Trial, ...]

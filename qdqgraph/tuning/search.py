@@ -98,6 +98,7 @@ class _Search:
         return Tuned(
             pipeline=self.best.pipeline,
             options=self.best.spelled,
+            key=self.key,
             before=self.start,
             after=self.cost,
             trials=tuple(self.trials),
@@ -139,10 +140,9 @@ class _Search:
 
     def _shorten(self, somewhere: Sequence[Point]) -> None:
         """Spell the best placement with fewer options, one kind after the other."""
-        key = self.drafts.of(self.best.pipeline).key if self.best.spelled else ""
-        while key:
+        while self.best.spelled:
             for shorter in self.best.shorter(somewhere):
-                if self.drafts.of(shorter.pipeline).key == key:
+                if self.drafts.of(shorter.pipeline).key == self.key:
                     self.best = shorter
                     break
             else:

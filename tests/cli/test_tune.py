@@ -12,6 +12,7 @@ import pytest
 import qdqgraph.tuning
 from qdqgraph.proof.compiler import package
 from tests.cli.contract import run
+from tests.networks.net import Net
 from tests.unit.tuning.judging import Priced, depthwise_net, wanting
 
 RTX = ("--target", "tensorrt-rtx", "--random", "--samples", "2", "--method", "max")
@@ -87,6 +88,24 @@ def test_the_gain_is_told_and_the_placement_can_be_replayed(model: Path, tmp_pat
     assert stored["tuning"]["options"] == ["place-weighted{depthwise=int8,scope=dw1}"]
     planned = run("quantize", model, "-o", tmp_path / "planned.onnx", *RTX[2:], "--plan-in", plan)
     assert planned.code == 0, planned.err
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_groups_that_ranges_part_are_said(tmp_path: Path) -> None:
+    """One half of a concat is 1000 times the other: the range guard allows 16."""
+    net = Net()
+    x = net.conv_relu(net.input(1, 32, 16, 16))
+    for number in (1, 2):
+        x = net.relu(net.conv(x, 32, 3, name=f"dw{number}", group=32))
+    large = net.node("Mul", net.conv_relu(x), net.constant(1000.0))
+    net.channels[large] = 32
+    parts = net.concat(net.conv_relu(x), large)
+    onnx.save(net.model(net.conv(net.max_pool(parts))), tmp_path / "wide.onnx")
+    for extra, said in (((), True), (("--pass", "share-moved{guard=0}"), False)):
+        given = ("quantize", tmp_path / "wide.onnx", "-o", tmp_path / "q.onnx", *RTX, *extra)
+        result = run(*given, "--tune")
+        assert result.code == 0, result.err
+        assert ("ranges part tensors that shared a scale" in result.out) == said
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -76,7 +76,11 @@ class OnnxGraph(Graph):
         protos = list(graph.node)
         # A slice of a repeated field is the cheapest list of its strings.
         inputs, outputs = [p.input[:] for p in protos], [p.output[:] for p in protos]
-        captures = {i: names for i, p in enumerate(protos) if (names := captured_names(p))}
+        kinds = [p.op_type for p in protos]
+        self._vet(protos, kinds, inputs, outputs)
+        # No operator of the table has a body.
+        unknown = [i for i, kind in enumerate(kinds) if kind not in BY_ONNX]
+        captures = {i: names for i in unknown if (names := captured_names(protos[i]))}
         reads = inputs
         if captures:
             reads = [[*names, *captures.get(i, ())] for i, names in enumerate(inputs)]
@@ -91,7 +95,8 @@ class OnnxGraph(Graph):
                 self.values[info.name] = Value(self, info.name)
                 self.inputs.append(self.values[info.name])
         for i in order if order is not None else range(len(protos)):
-            self._add_node(protos[i], inputs[i], outputs[i], captures.get(i, ()))
+            op = canonical_op(protos[i], kinds[i])
+            self._add_node(protos[i], op, inputs[i], outputs[i], captures.get(i, ()))
         for info in graph.output:
             if info.name not in self.values:
                 raise InvalidGraphError(
@@ -102,6 +107,15 @@ class OnnxGraph(Graph):
             value = self.values[info.name]
             value.is_output = True
             self.outputs.append(value)
+
+    def _vet(
+        self,
+        protos: Sequence[onnx.NodeProto],
+        kinds: Sequence[str],
+        inputs: Sequence[Sequence[str]],
+        outputs: Sequence[Sequence[str]],
+    ) -> None:
+        """Refuse nodes before any is read, given their operator types, inputs and outputs."""
 
     def _name_nodes(self) -> None:
         """What editing and reporting need beyond the graph: free names, unique ones, modules."""
@@ -115,11 +129,12 @@ class OnnxGraph(Graph):
     def _add_node(
         self,
         proto: onnx.NodeProto,
+        op: Op,
         inputs: Sequence[str],
         outputs: Sequence[str],
         captures: Sequence[str],
     ) -> None:
-        op, values = canonical_op(proto), self.values
+        values = self.values
         node = Node(self, op, proto.name or label(proto), proto)
         node.order = len(self._nodes)
         self._connect(node, [values[name] if name else None for name in inputs])
@@ -391,10 +406,14 @@ def proto_of(node: Node) -> onnx.NodeProto:
     return node.origin
 
 
-def canonical_op(proto: onnx.NodeProto) -> Op:
-    """The row of the op table, or an unknown operator named after domain and type."""
-    if proto.domain in DEFAULT_DOMAINS:
-        return BY_ONNX.get(proto.op_type) or unknown_op(f"onnx:{proto.op_type}")
-    if proto.domain == "com.microsoft" and proto.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return BY_NAME["quantize" if proto.op_type[0] == "Q" else "dequantize"]
-    return unknown_op(f"onnx:{proto.domain}.{proto.op_type}")
+def canonical_op(proto: onnx.NodeProto, kind: str = "") -> Op:
+    """The row of the op table, or an unknown operator named after domain and type.
+
+    `kind` is the operator type where the caller has it at hand.
+    """
+    kind, domain = kind or proto.op_type, proto.domain
+    if domain in DEFAULT_DOMAINS:
+        return BY_ONNX.get(kind) or unknown_op(f"onnx:{kind}")
+    if domain == "com.microsoft" and kind in ("QuantizeLinear", "DequantizeLinear"):
+        return BY_NAME["quantize" if kind[0] == "Q" else "dequantize"]
+    return unknown_op(f"onnx:{domain}.{kind}")

@@ -23,13 +23,13 @@ def attribute_value(attribute: onnx.AttributeProto) -> Attribute:
     if kind == INT:
         return int(attribute.i)
     if kind == INTS:
-        return list(attribute.ints)
+        return attribute.ints[:]
     if kind == STRING:
         return attribute.s.decode("utf-8", "replace")
     if kind == FLOAT:
         return float(attribute.f)
     if kind == FLOATS:
-        return list(attribute.floats)
+        return attribute.floats[:]
     if kind == TENSOR:
         return numpy_helper.to_array(attribute.t)
     return attribute

@@ -44,12 +44,14 @@ _DTYPES: dict[int, str] = {
 
 def dtype_name(element_type: int) -> str | None:
     """numpy name of an ONNX element type, or its lower-case name; None for undefined."""
+    known = _DTYPES.get(element_type)
+    if known is not None:
+        return known
     if element_type == TensorProto.UNDEFINED:
         return None
-    known = _DTYPES.get(element_type)
-    if known is None and element_type not in TensorProto.DataType.values():
+    if element_type not in TensorProto.DataType.values():
         return f"type {element_type}"
-    return known or TensorProto.DataType.Name(element_type).lower()
+    return TensorProto.DataType.Name(element_type).lower()
 
 
 def value_type(info: onnx.ValueInfoProto) -> Type:

@@ -129,9 +129,9 @@ def evaluating(module: torch.nn.Module) -> Generator[None, None, None]:
 
 @contextmanager
 def quietly() -> Generator[None, None, None]:
-    """Recurrent layers set their list of weights anew at each call: torch.export warns of it."""
+    """Recurrent layers and hooks of weight_norm set weights anew at each call: it warns of that."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"The tensor attributes? self\..*_flat_weights")
+        warnings.filterwarnings("ignore", r"The tensor attributes? self\..* assigned during export")
         yield
 
 

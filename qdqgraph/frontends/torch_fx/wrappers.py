@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -37,7 +38,8 @@ def unwrapped(module: object) -> nn.Module:
         if not isinstance(module, torch.nn.Module):
             raise CaptureError(f"cannot capture a {kind}", fix="pass a torch.nn.Module instance")
         if kind not in INSIDE:
-            for path, part in module.named_modules():
+            parts = cast("Iterator[tuple[str, object]]", module.named_modules())
+            for path, part in parts:
                 _refuse(part, path)
             return module
         module = cast("object", getattr(module, INSIDE[kind]))

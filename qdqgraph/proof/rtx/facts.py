@@ -81,8 +81,11 @@ def pads_channels(weight: Value | None) -> bool:
 
 
 def pads_inside_convolution(node: Node) -> bool:
-    """True for zero padding that the convolution behind takes over, a pair between or not."""
+    """True for zeros around an image that the convolution behind adds, a pair between or not."""
     if node.op.name != "pad" or node.text("mode", "constant") != "constant" or not node.moves_data:
+        return False
+    source, shape = node.inputs[0], node.output.shape
+    if source is None or source.shape is None or shape is None or source.shape[:2] != shape[:2]:
         return False
     behind = [edge.node for edge in node.output.uses]
     while len(behind) == 1 and behind[0].op.name in PAIR:
@@ -111,10 +114,8 @@ def ends_its_kernel(node: Node) -> bool:
     """True for a reduction behind which another kernel starts.
 
     One over image axes, when a convolution reads the result (it has a layout of its own) or the
-    result is spread over the image again. And a layer norm of which only a part is read.
+    result is spread over the image again.
     """
-    if node.op.name == "layer_norm":
-        return [reader.op.name for reader in readers(node.output)] in (["gather"], ["slice"])
     source = node.inputs[0] if node.inputs else None
     if onnx_name(node) not in REDUCES or source is None or len(source.shape or ()) != 4:
         return False

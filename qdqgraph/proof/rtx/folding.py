@@ -17,6 +17,8 @@ from qdqgraph.proof.rtx.facts import (
     pads_inside_convolution,
     readers,
 )
+from qdqgraph.proof.rtx.joining import put_together_where_read
+from qdqgraph.proof.rtx.matrices import is_one_matrix, row_tensors
 from qdqgraph.proof.rtx.plan import Kernel, Plan
 
 POINTWISE = PAIR | frozenset(
@@ -36,14 +38,16 @@ def finish(plan: Plan) -> list[Kernel]:
         pooled = kernel.nodes[0].output if kernel.kind == "pool" else None
         if pooled is not None and pooled.is_output and not kernel.note:
             plan.extra(kernel.level + 1, f"writes {pooled.name} as it is returned")
+    put_together_where_read(plan)
     launched = [kernel for kernel in plan.kernels if not _is_view(kernel)]
     taken: set[Kernel] = set()
+    rows = row_tensors(plan)
     products = [kernel for kernel in launched if kernel.kind == "product" and kernel.foldable]
     for kernel in sorted(products, key=lambda kernel: -kernel.level):
         behind = _only_reader(plan, kernel)
         if behind is None or behind in taken or behind.kind != "generated":
             continue
-        if _is_pointwise(behind) and _writes_shape_of(plan, behind, kernel):
+        if _is_pointwise(behind) and _writes_shape_of(plan, behind, kernel, rows):
             taken.add(behind)
             kernel.folded = behind
     return launched
@@ -78,13 +82,15 @@ def _read_as_matrix(value: Value) -> bool:
     )
 
 
-def _writes_shape_of(plan: Plan, kernel: Kernel, product: Kernel) -> bool:
+def _writes_shape_of(plan: Plan, kernel: Kernel, product: Kernel, rows: set[Value]) -> bool:
     if product.end is None or product.end.shape is None or not kernel.nodes:
         return True
     shape, name = product.end.shape, product.nodes[0].op.name
-    if name in MATRIX_PRODUCTS and (odd(shape[-1]) or len(shape) > 3):
+    if name in MATRIX_PRODUCTS and odd(shape[-1]):
         return False
-    if name in MATRIX_PRODUCTS and _is_batched(shape) and _reads_view(product.nodes[0]):
+    if name in MATRIX_PRODUCTS and is_one_matrix(plan, product.nodes[0]):
+        return all(node.output in rows for node in kernel.nodes)
+    if name in MATRIX_PRODUCTS and len(shape) > 3:
         return False
     if shape in [value.shape for value in kernel.parts]:
         return True
@@ -94,19 +100,6 @@ def _writes_shape_of(plan: Plan, kernel: Kernel, product: Kernel) -> bool:
         for node in kernel.nodes
         for value in node.outputs
     )
-
-
-def _is_batched(shape: tuple[Dim, ...]) -> bool:
-    """True for several matrices, which a gemm with a stored weight computes as one."""
-    return any(isinstance(size, int) and size > 1 for size in shape[:-2])
-
-
-def _reads_view(node: Node) -> bool:
-    """True when the first operand is a reshaped tensor, a pair between or not."""
-    value = node.inputs[0]
-    while value is not None and value.producer is not None and value.producer.op.name in PAIR:
-        value = value.producer.inputs[0]
-    return value is not None and value.producer is not None and value.producer.op.name in VIEWS
 
 
 def _writes(
@@ -122,10 +115,11 @@ def _writes(
     line = product.nodes[0].op.name == "conv" and len(shape or ()) == 3
     if value.is_output:
         return not line
-    leaves = any(_leaves(plan, edge, inside, kernel) for edge in value.uses)
     if line and not _int8_convolution_reads(plan, value):
         return False
-    return leaves and not _is_padded(plan, value)
+    return any(
+        _leaves(plan, edge, inside, kernel) and not _only_padded(plan, edge) for edge in value.uses
+    )
 
 
 def _stored_shape(plan: Plan, value: Value) -> tuple[Dim, ...] | None:
@@ -165,5 +159,10 @@ def _int8_convolution_reads(plan: Plan, value: Value) -> bool:
     return bool(_int8_convolutions(plan, value))
 
 
-def _is_padded(plan: Plan, value: Value) -> bool:
-    return any(pads_channels(node.inputs[1]) for node in _int8_convolutions(plan, value))
+def _only_padded(plan: Plan, edge: Edge) -> bool:
+    """True when all that reads a tensor along one edge are convolutions that want more channels."""
+    if edge.node.op.name == "dequantize":
+        uses = edge.node.output.uses
+        return bool(uses) and all(_only_padded(plan, use) for use in uses)
+    node = edge.node
+    return node.op.name == "conv" and node not in plan.floats and pads_channels(node.inputs[1])

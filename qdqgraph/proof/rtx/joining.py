@@ -6,7 +6,8 @@ then runs as late as its reader.
 
 from __future__ import annotations
 
-from qdqgraph.proof.rtx.facts import READ_TWICE
+from qdqgraph.graph.view import Value
+from qdqgraph.proof.rtx.facts import PAIR, READ_TWICE, readers
 from qdqgraph.proof.rtx.plan import Kernel, Plan
 
 
@@ -35,7 +36,7 @@ def join(plan: Plan) -> None:
     for kernel in sorted(early, key=lambda kernel: kernel.level):
         following = {plan.find(other) for other in behind.get(kernel, ())}
         for reader in sorted(following, key=lambda reader: reader.level):
-            if reader is kernel or reader.kind != "generated":
+            if reader is kernel or reader.kind != "generated" or reader.apart:
                 continue
             if _reaches(plan, behind, following - {reader}, reader):
                 continue
@@ -44,6 +45,39 @@ def join(plan: Plan) -> None:
             behind[reader].pop(kernel, None)
             behind[reader].pop(reader, None)
             break
+
+
+def put_together_where_read(plan: Plan) -> None:
+    """Move a Pad, or a Concat of one kernel's tensors, from that kernel to the one that reads it."""
+    for node in plan.codes.nodes:
+        owner = plan.owner.get(node)
+        if node.op.name not in ("pad", "concat") or owner is None:
+            continue
+        kernel = plan.find(owner)
+        writers = [plan.writer(value) for value in plan.operands(node)]
+        reading = _kernels_that_read(plan, node.output, kernel)
+        others = {id(reader) for reader in reading} - {id(kernel)}
+        if kernel.kind != "generated" or node not in kernel.nodes or len(others) != 1:
+            continue
+        if any(writer is not kernel for writer in writers) or kernel in reading:
+            continue
+        if reading[0].kind == "generated":
+            kernel.nodes.remove(node)
+            reading[0].nodes.append(node)
+            plan.owner[node] = reading[0]
+
+
+def _kernels_that_read(plan: Plan, value: Value, writer: Kernel) -> list[Kernel]:
+    """The kernels that read a tensor's contents; a Q in the kernel that writes it is passed."""
+    found: list[Kernel] = []
+    for node in readers(value):
+        launched = plan.launch.get(node) or plan.owner.get(node)
+        kernel = plan.find(launched) if launched is not None else None
+        if node.op.name in PAIR and kernel is writer:
+            found += _kernels_that_read(plan, node.output, writer)
+        elif kernel is not None:
+            found.append(kernel)
+    return found
 
 
 def _readers_of(plan: Plan) -> dict[Kernel, dict[Kernel, None]]:

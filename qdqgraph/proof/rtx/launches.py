@@ -9,7 +9,9 @@ from qdqgraph.proof.rtx.facts import (
     CONVOLUTIONS,
     LARGE_ROW,
     MATRIX_PRODUCTS,
+    PAIR,
     REDUCES,
+    VIEWS,
     elements,
     ends_its_kernel,
     has_bias,
@@ -24,6 +26,7 @@ from qdqgraph.proof.rtx.facts import (
 from qdqgraph.proof.rtx.packed import is_packed_projection, packed_nodes
 from qdqgraph.proof.rtx.plan import Kernel, Plan
 from qdqgraph.proof.rtx.pools import average_pool, concat, max_pool
+from qdqgraph.proof.rtx.reductions import end_resized, moves_rows, reduces_rows, rows_are_moved
 
 
 def launch_all(plan: Plan) -> None:
@@ -54,17 +57,34 @@ def _launch(plan: Plan, node: Node) -> None:
     elif pads_inside_convolution(node):
         _follow(plan, node, values[0])
         plan.aliases[node.output] = values[0]
+    elif onnx_name(node) == "InstanceNormalization":
+        _instance_norm(plan, node, values)
     elif not _fuses_with_product(plan, node, values) and not (
         name == "concat" and concat(plan, node, values)
     ):
+        if name == "resize":
+            end_resized(plan, values[0])
         kernel = plan.generate(node, values)
         kernel.closed = kernel.closed or ends_its_kernel(node)
+        if reduces_rows(node) and rows_are_moved(plan, node):
+            kernel.closed = True
+            plan.owner[node] = plan.add("generated", [node], kernel.level + 1)
         if name == "softmax" and len(node.output.shape or ()) == 4 and _read_beside(values[0]):
             plan.extra(kernel.level + 1, f"{node.name} apart from the other readers of its input")
 
 
 def _read_beside(value: Value) -> bool:
     return len(value.data_uses) > 1
+
+
+def _instance_norm(plan: Plan, node: Node, values: list[Value]) -> None:
+    """A kernel that nothing in front joins, and of what is behind only a ReLU."""
+    level = plan.level_behind(values, fused=False)
+    kernel = plan.owner[node] = plan.add("generated", [node], level)
+    kernel.closed = kernel.apart = True
+    behind = readers(node.output)
+    if len(behind) == 1 and behind[0].op.name == "relu" and not node.output.is_output:
+        plan.absorbed[behind[0]] = kernel
 
 
 def _follow(plan: Plan, node: Node, value: Value | None) -> None:
@@ -224,8 +244,16 @@ def _paddings(plan: Plan, node: Node, values: list[Value], kernel: Kernel) -> No
                 plan.extra(kernel.level, f"pads an operand of {node.name} to an even width")
     if node.op.name == "conv" and int8 and pads_channels(node.inputs[1]):
         writer = plan.writer(values[0])
-        if writer is not None and writer.kind == "pool":
+        if writer is not None and (writer.kind == "pool" or _is_transposed(values[0])):
             plan.extra(kernel.level, f"pads the channels that {node.name} reads")
+
+
+def _is_transposed(value: Value) -> bool:
+    """True for what a Transpose wrote, pairs and reshapes between or not."""
+    node = value.producer
+    while node is not None and node.op.name in PAIR | VIEWS and node.inputs[0] is not None:
+        node = node.inputs[0].producer
+    return node is not None and node.op.name == "transpose" and moves_rows(node)
 
 
 def _float_extras(plan: Plan, node: Node, values: list[Value], kernel: Kernel, why: str) -> None:

@@ -24,7 +24,8 @@ SHAPE_TYPES = ("int64", "int32")
 class Kernel:
     """One launch.
 
-    `end` is what a product writes. `closed`: nothing more fuses behind. `fuses`: a product that
+    `end` is what a product writes. `closed`: nothing more fuses behind. `apart`: nor in front.
+    `fuses`: a product that
     computes an activation or an addition itself. `foldable`: a product that counts as one with the
     pointwise kernel behind it. `readers` are the kernels that read `end`, once for each read.
     `parts` are tensors that the kernel quantizes for a Q behind a Concat. `note` says why there is
@@ -36,6 +37,7 @@ class Kernel:
     level: int
     end: Value | None = None
     closed: bool = False
+    apart: bool = False
     fuses: bool = False
     foldable: bool = True
     readers: list[Kernel] = field(default_factory=list["Kernel"])

@@ -192,30 +192,88 @@ def product(make: Callable[[], nn.Module], shape: tuple[int, ...], norm: nn.Modu
 
 
 @pytest.mark.parametrize(
-    ("make", "norm", "shape", "folds"),
+    ("make", "norm", "shape", "version", "folds"),
     [
-        (lambda: nn.Conv1d(8, 16, 3), nn.BatchNorm1d(16), (2, 8, 9), True),
-        (lambda: nn.Conv3d(8, 16, 3), nn.BatchNorm3d(16), (2, 8, 5, 5, 5), True),
-        (lambda: nn.Linear(32, 16), nn.BatchNorm1d(16), (4, 32), True),
-        (lambda: nn.Conv2d(16, 16, 3, groups=4), nn.BatchNorm2d(16), (2, 16, 6, 6), True),
-        (lambda: nn.ConvTranspose2d(16, 16, 2, 2), nn.BatchNorm2d(16), (2, 16, 5, 5), True),
+        (lambda: nn.Conv1d(8, 16, 3), nn.BatchNorm1d(16), (2, 8, 9), "10", True),
+        (lambda: nn.Conv3d(8, 16, 3), nn.BatchNorm3d(16), (2, 8, 5, 5, 5), "10", True),
+        (lambda: nn.Linear(32, 16), nn.BatchNorm1d(16), (4, 32), "10", True),
+        (lambda: nn.Conv2d(16, 16, 3, groups=4), nn.BatchNorm2d(16), (2, 16, 6, 6), "10", True),
+        (lambda: nn.ConvTranspose2d(16, 16, 2, 2), nn.BatchNorm2d(16), (2, 16, 5, 5), "10.3", True),
+        # one scale for the whole weight takes no factor for each channel: its codes stay as trained
+        (lambda: nn.ConvTranspose2d(16, 16, 2, 2), nn.BatchNorm2d(16), (2, 16, 5, 5), "10", False),
         # over a sequence, the channels of the batch norm are not those of the linear layer
-        (lambda: nn.Linear(32, 16), nn.BatchNorm1d(16), (4, 16, 32), False),
+        (lambda: nn.Linear(32, 16), nn.BatchNorm1d(16), (4, 16, 32), "10", False),
     ],
-    ids=["conv1d", "conv3d", "linear", "grouped", "transposed", "sequence"],
+    ids=["conv1d", "conv3d", "linear", "grouped", "transposed", "one scale", "sequence"],
 )
 def test_batch_norm_folds_where_channels_agree(
-    make: Callable[[], nn.Module], norm: nn.Module, shape: tuple[int, ...], folds: bool
+    make: Callable[[], nn.Module],
+    norm: nn.Module,
+    shape: tuple[int, ...],
+    version: str,
+    folds: bool,
 ) -> None:
     net = product(make, shape, norm)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(5))
-    made = qg.prepare_qat(net, (x,), calibration=[x], target="tensorrt")
+    made = qg.prepare_qat(net, (x,), calibration=[x], target="tensorrt", trt_version=version)
     expected = made(x).detach()
 
     settled = settle(made, observe_levels(made, (x,)))
 
     names = [str(node.target) for node in settled.graph.nodes]
     assert any("batch_norm" in name for name in names) != folds
+    assert any("dequantize" in name for name in names)
     (found,) = settled(x)
     # one rounding of float32 more or less a channel, on values of the order of ten
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class FusedTail(nn.Module):
+    """The training form of torch.ao: the weight times s, the result divided by s, then the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16, 3, 3))
+        self.bias = nn.Parameter(torch.randn(16))
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
+        out = torch.conv2d(x, self.weight * s.reshape(-1, 1, 1, 1))
+        out = out / s.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+        return torch.relu(self.norm(out))
+
+
+def test_arithmetic_by_channel_in_front_of_a_batch_norm_folds_with_it() -> None:
+    torch.manual_seed(2)
+    net = FusedTail()
+    with torch.no_grad():
+        net.norm.weight.uniform_(0.5, 2)
+        net.norm.running_var.uniform_(0.5, 2)
+        net.norm.running_mean.normal_()
+    x = torch.randn(2, 16, 6, 6)
+    made = qg.prepare_qat(net, (x,), calibration=[x])
+    settled = settle(made, observe_levels(made, (x,)))
+    names = [str(node.target) for node in settled.graph.nodes if node.op == "call_function"]
+    assert [name.split(".")[1] for name in names] == [
+        "fake_quantize", "dequantize", "conv2d", "relu",
+    ]  # fmt: skip
+    # one rounding of float32 for each call folded, on values of the order of ten
+    torch.testing.assert_close(settled(x)[0], made(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_codes_of_a_projection_over_a_sequence_lie_as_matmul_reads_them() -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 32))
+    x = torch.randn(2, 7, 32)
+    made = qg.prepare_qat(net, (x,), calibration=[x])
+    graph = qg.lower(made, (x,)).proto.graph
+    assert "Transpose" not in {node.op_type for node in graph.node}
+    stored = {t.name: t for t in graph.initializer}
+    writer = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "MatMul":
+            weight = writer[node.input[1]]
+            assert weight.op_type == "DequantizeLinear"
+            assert [a.i for a in weight.attribute if a.name == "axis"] == [1]
+            assert stored[weight.input[0]].dims[1] == stored[weight.input[1]].dims[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,15 @@ class Digits:
         return 100 * float(right.float().mean())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over threads differ by machine, and what training makes of them by whole points."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def digits() -> Digits:
     found = load_digits()
@@ -96,7 +105,9 @@ def trained(digits: Digits) -> DigitNet:
 
 def prepare(net: nn.Module, digits: Digits, bits: int) -> PreparedModule:
     batches = [images for images, _ in digits.batches(0)[:4]]
-    return qg.prepare_qat(net, (digits.images[:1],), calibration=batches, bits=bits)
+    # a target that rounds convolutions of 8 channels too: they are all that this network has
+    example, target = (digits.images[:1],), "tensorrt-rtx"
+    return qg.prepare_qat(net, example, calibration=batches, bits=bits, target=target)
 
 
 def points(net: nn.Module, digits: Digits) -> float:
@@ -118,13 +129,15 @@ def test_training_wins_back_what_four_bits_cost(
     dropped = points(prepared, digits)
     assert before - dropped > 2  # otherwise there is nothing to win back
 
-    train(prepared, digits, 8, 0.02)
+    train(prepared, digits, 20, 0.05)
 
     regained = points(prepared, digits)
     assert regained - dropped >= 2 / 3 * (before - dropped)
     path = tmp_path / "digits.onnx"
     made = qg.lower(prepared, (digits.images[:2],), path, dynamic_shapes=({0: "batch"},))
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()  # optimized, it pools 4-bit codes and has no kernel for it
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
         return torch.tensor(session.run(None, {"x": images.numpy()})[0])

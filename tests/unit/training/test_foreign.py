@@ -156,33 +156,48 @@ def test_the_file_computes_what_the_model_computes(made: tuple[TwoReaders, File]
     assert np.abs(found - expected).max() <= 1e-6 * 0.9
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [
-        foreign.by_aten,
-        foreign.by_aten_tensors,
-        foreign.by_decomposed,
-        foreign.by_division,
-        foreign.by_reciprocal,
-        foreign.by_zero_point,
-    ],
-    ids=lambda function: function.__name__,
-)
+SPELLINGS = [
+    foreign.by_aten,
+    foreign.by_aten_tensors,
+    foreign.by_decomposed,
+    foreign.by_division,
+    foreign.by_reciprocal,
+    foreign.by_zero_point,
+]
+
+
+@pytest.mark.parametrize("rounds", SPELLINGS, ids=lambda function: function.__name__)
 def test_calls_of_operators_are_quantizers_too(rounds: Any) -> None:
+    torch.manual_seed(0)
+    net = Functional(rounds).eval()
+    prepared = prepare(net)
+    found = {name: q.scale.numpy() for name, q in prepared.quantizers.items()}
+    # Where the model multiplies and divides by 1/s, s comes back to one unit in the last place.
+    unit = 1.2e-7 if rounds is foreign.by_reciprocal else 0
+    own = {"x": net.step, "x_2": 2 * net.step}
+    own |= {"conv_weight": net.conv_scale.numpy(), "other_weight": net.other_scale.numpy()}
+    assert found.keys() == own.keys()
+    for name, scale in own.items():
+        assert np.allclose(found[name], np.float32(scale), unit, 0), name
+    with torch.no_grad():
+        # The model may multiply by 1/s; no element lies halfway between two codes here.
+        assert torch.allclose(prepared(images(2, 1)), net(images(2, 1)), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("rounds", [foreign.by_decomposed, foreign.by_zero_point])
+def test_calls_of_operators_lower_with_their_scales(rounds: Any) -> None:
     torch.manual_seed(0)
     net = Functional(rounds).eval()
     file = lowered(prepare(net), images(2, 1))
     first, second = file.products()
     assert file.quantizers() == 2
-    # Where the model multiplies and divides by 1/s, s comes back to one unit in the last place.
-    unit = 1.2e-7 if rounds is foreign.by_reciprocal else 0
     assert first.activation is not None
     assert second.activation is not None
-    assert np.allclose(first.activation, np.float32(net.step), unit, 0)
-    assert np.allclose(second.activation, np.float32(2 * net.step), unit, 0)
+    assert first.activation == np.float32(net.step)
+    assert second.activation == np.float32(2 * net.step)
     assert first.weight is not None
     assert second.weight is not None
-    assert np.allclose(second.weight, net.other_scale.numpy(), unit, 0)
+    assert np.array_equal(second.weight, net.other_scale.numpy())
     # A batch norm stands behind the first: it went into its scale, |gamma| / sqrt(var + eps).
     factor = (net.norm.weight / torch.sqrt(net.norm.running_var + net.norm.eps)).abs()
     folded = net.conv_scale * factor.detach()
@@ -279,10 +294,6 @@ def test_training_goes_on_from_the_scales_that_were_given() -> None:
     assert len(moved) == len(before)
     # Small steps: no scale is chosen anew, as it would be from an unknown one.
     assert all(torch.allclose(before[name], after[name], rtol=0.2) for name in before)
-    file = lowered(prepared, images(2, 1))
-    found = file.products()[1].activation
-    assert found is not None
-    assert any(np.array_equal(found, scale.numpy()) for scale in after.values())
 
 
 def test_the_model_given_is_left_as_it_was_and_its_checkpoint_has_no_amax() -> None:
@@ -315,10 +326,7 @@ class HalfQuantized(nn.Module):
 def test_the_rest_is_quantized_on_request_only() -> None:
     torch.manual_seed(0)
     net = HalfQuantized().eval()
-    assert [p.activation is None for p in lowered(prepare(net), images(2, 1)).products()] == [
-        False,
-        True,
-    ]
+    assert set(prepare(net).quantizers) == {"x", "first_weight"}
     full = prepare(net, complete=True, calibration=[images(2, 3)])
     first, last = lowered(full, images(2, 1)).products()
     assert first.activation == step(2.0)
@@ -483,11 +491,10 @@ def test_an_activation_per_channel_is_refused_by_tensorrt() -> None:
 
     with pytest.raises(TargetError, match="1 activations have a scale per channel"):
         prepare(broken(change))
-    file = lowered(prepare(broken(change), target="onnxruntime"), images(2, 1))
-    add = next(n for n in file.proto.graph.node if n.op_type == "Add")
-    scale = file.scale(add.input[1])
-    assert scale is not None
-    assert np.array_equal(scale, step(torch.linspace(1, 2, 16)))
+    prepared = prepare(broken(change), target="onnxruntime")
+    assert np.array_equal(
+        prepared.quantizers["right_conv"].scale.numpy(), step(torch.linspace(1, 2, 16))
+    )
 
 
 def test_unsigned_codes_are_refused_by_tensorrt() -> None:
@@ -497,8 +504,8 @@ def test_unsigned_codes_are_refused_by_tensorrt() -> None:
     with pytest.raises(TargetError, match="codes without a sign") as caught:
         prepare(broken(change))
     assert caught.value.where == "relu"
-    file = lowered(prepare(broken(change), target="onnxruntime"), images(2, 1))
-    assert file.products()[1].activation == step(2.0, 255)
+    relu = prepare(broken(change), target="onnxruntime").quantizers["relu"]
+    assert (relu.scale.numpy(), relu.spec.dtype) == (step(2.0, 255), "uint8")
 
 
 def test_narrow_and_four_bit_quantizers_keep_their_format() -> None:
@@ -582,3 +589,13 @@ def test_a_missing_scale_is_refused_by_name(plain: PreparedModule) -> None:
     with pytest.raises(CalibrationError, match="1 scales missing, 0 unknown") as caught:
         plain.load_state_dict(state)
     assert caught.value.where == "quantizers.x.scale"
+
+
+def test_fp8_codes_of_modelopt_keep_their_scale() -> None:
+    def change(net: TwoReaders) -> None:
+        net.left._input_quantizer = ModeloptQuantizer(2.0)
+        net.left._input_quantizer._num_bits = (4, 3)  # type: ignore[assignment]
+
+    made = prepare(broken(change)).quantizers["relu"]
+    assert made.spec.dtype == "fp8"
+    assert made.scale.numpy() == np.float32(2) / np.float32(448)
