@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from qdqgraph.cli.commands import output_path, saved_report
 from qdqgraph.cli.console import Output
+from qdqgraph.cli.job_steps import output_path, saved_report
 from qdqgraph.cli.options import Destination, destination_options
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.targets import parse_version

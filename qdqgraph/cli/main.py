@@ -14,9 +14,10 @@ import click
 
 from qdqgraph._version import __version__
 from qdqgraph.cli.check_commands import check
-from qdqgraph.cli.commands import demo, passes, plan, quantize, rewrite
+from qdqgraph.cli.commands import demo, passes, plan, rewrite
 from qdqgraph.cli.contract_commands import legalize
 from qdqgraph.cli.engine_commands import diff, trtexec
+from qdqgraph.cli.quantize_command import quantize
 from qdqgraph.errors import QdqGraphError
 
 INTERNAL = 70

@@ -9,6 +9,7 @@ from qdqgraph.proof.contract import check_contract
 from qdqgraph.proof.contract_rules import ContractTarget
 from qdqgraph.proof.findings import Finding, gravest_first
 from qdqgraph.proof.layers import Prediction
+from qdqgraph.proof.pausing import collector_paused
 from qdqgraph.proof.placement import judge_placement
 from qdqgraph.proof.predictor import predict
 from qdqgraph.proof.rtx.predictor import RtxPrediction, predict_rtx
@@ -36,6 +37,11 @@ def prove(
 
     Raises `InvalidGraphError` for a graph that is not legal.
     """
+    with collector_paused():
+        return _proved(loaded, target, version, sm)
+
+
+def _proved(loaded: LoadedModel, target: ContractTarget, version: Version, sm: int | None) -> Proof:
     model, folder = loaded.model, loaded.base_dir
     contract = check_contract(model, target=target, version=version, data=loaded.data, sm=sm)
     if target == "tensorrt-rtx":

@@ -99,6 +99,25 @@ def scale_of_shape_one(model: onnx.ModelProto, draw: random.Random) -> onnx.Mode
     return draft.finish()
 
 
+def scale_per_channel(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto | None:
+    draft = Draft(model)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in (*inferred.value_info, *inferred.input)
+    }
+    pairs = [pair for pair in draft.pairs if len(shapes.get(pair[0].input[0], ())) > 1]
+    if not pairs:
+        return None
+    pair = draw.choice(pairs)
+    channels = shapes[pair[0].input[0]][1]
+    if channels < 2:
+        return None
+    for node in pair:
+        draft.scale(node, draft.array(node.input[1]) * np.linspace(1, 1.5, channels), axis=1)
+    return draft.finish()
+
+
 def unequal_scale(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto | None:
     draft = Draft(model)
     if not draft.pairs:
@@ -173,6 +192,29 @@ def pair_before_producer(model: onnx.ModelProto, draw: random.Random) -> onnx.Mo
     return draft.finish()
 
 
+def pair_behind_consumer(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto | None:
+    draft = Draft(model)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in draft.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    pairs = [
+        (quantize, dequantize, readers[dequantize.output[0]][0])
+        for quantize, dequantize in draft.pairs
+        if len(readers[quantize.output[0]]) == len(readers.get(dequantize.output[0], ())) == 1
+    ]
+    pairs = [pair for pair in pairs if draft.returned.isdisjoint(pair[2].output)]
+    if not pairs:
+        return None
+    quantize, dequantize, node = draw.choice(pairs)
+    for index, name in enumerate(node.input):
+        if name == dequantize.output[0]:
+            node.input[index] = quantize.input[0]
+    draft.redirect(node.output[0], dequantize.output[0])
+    quantize.input[0] = node.output[0]
+    return draft.finish()
+
+
 def requantized(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto | None:
     draft = Draft(model)
     pairs = [pair for pair in draft.pairs if pair[1].output[0] not in draft.returned]
@@ -213,12 +255,14 @@ def pair_inside(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto 
 
 SPOILERS: Mapping[str, Spoiler] = {
     "scale of shape [1]": scale_of_shape_one,
+    "scale per channel": scale_per_channel,
     "unequal scale": unequal_scale,
     "dropped pair": dropped_pair,
     "float weight": float_weight,
     "wrong weight axis": wrong_weight_axis,
     "one weight scale": one_weight_scale,
     "pair before its producer": pair_before_producer,
+    "pair behind its consumer": pair_behind_consumer,
     "requantized": requantized,
     "pair inside": pair_inside,
 }

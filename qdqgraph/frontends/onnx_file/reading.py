@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 from onnx import AttributeProto, numpy_helper
@@ -75,7 +75,7 @@ def sorted_nodes(
     nodes: Sequence[onnx.NodeProto],
     reads: Sequence[Sequence[str]],
     writes: Sequence[Sequence[str]],
-    known: Iterable[str],
+    known: Collection[str],
 ) -> list[int] | None:
     """A topological order, or None when the nodes stand in one already.
 
@@ -83,6 +83,8 @@ def sorted_nodes(
     initializers. Ready nodes are taken in file order. Raises `InvalidGraphError` for a tensor
     written twice, one that nothing writes, and a cycle, naming the nodes.
     """
+    if _in_order(reads, writes, known):
+        return None
     writer: dict[str, int] = {}
     available = set(known)
     for i, names in enumerate(writes):
@@ -108,6 +110,20 @@ def sorted_nodes(
                 if writer[name] >= i:
                     in_order = False
     return None if in_order else _kahn(nodes, reads, writer)
+
+
+def _in_order(
+    reads: Sequence[Sequence[str]], writes: Sequence[Sequence[str]], known: Collection[str]
+) -> bool:
+    """True for nodes in topological order with a name of its own for every output."""
+    available = {"", *known}
+    count = len(available)
+    for names, made in zip(reads, writes, strict=True):
+        if not available.issuperset(names):
+            return False
+        available.update(made)
+        count += len(made)
+    return count == len(available)
 
 
 def _kahn(

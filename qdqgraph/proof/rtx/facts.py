@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qdqgraph.graph.view import Node, Value
 
 REDUCES = frozenset(
@@ -18,6 +20,13 @@ READ_TWICE = frozenset({"leaky_relu", "prelu", "hard_swish", "softplus", "gelu",
 """Activations whose kernel lists its operand more than once."""
 LARGE_ROW = 1 << 17
 """Weights of a float product of one row that get a gemm, in elements."""
+NOT_MODELLED = frozenset({"LSTM", "GRU", "RNN", "Loop", "Scan", "If"})
+"""Operators that become as many kernels as their steps or their branches need."""
+
+
+def not_modelled(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """The operators among these whose kernels are not counted, sorted."""
+    return tuple(sorted({onnx_name(node) for node in nodes} & NOT_MODELLED))
 
 
 def onnx_name(node: Node) -> str:

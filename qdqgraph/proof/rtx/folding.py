@@ -13,19 +13,23 @@ from qdqgraph.proof.rtx.facts import (
     VIEWS,
     is_silu,
     odd,
+    onnx_name,
     pads_channels,
     pads_inside_convolution,
     readers,
 )
 from qdqgraph.proof.rtx.joining import put_together_where_read
 from qdqgraph.proof.rtx.matrices import is_one_matrix, row_tensors
-from qdqgraph.proof.rtx.plan import Kernel, Plan
+from qdqgraph.proof.rtx.plan import SHAPE_TYPES, Kernel, Plan
 
 POINTWISE = PAIR | frozenset(
     {"conv", "conv_transpose", "gemm", "matmul", "batch_norm", "identity", "cast", "constant"}
     | {"relu", "clip", "leaky_relu", "prelu", "elu", "sigmoid", "tanh", "hard_sigmoid"}
     | {"hard_swish", "softplus", "erf", "gelu", "mul", "add", "sub", "div", "maximum", "minimum"}
 )
+
+FOLDED = frozenset({"Concat", "ConstantOfShape", "ScatterND"})
+"""What is not computed on constants where they are read: before, or in kernels of its own."""
 
 
 def finish(plan: Plan) -> list[Kernel]:
@@ -47,7 +51,7 @@ def finish(plan: Plan) -> list[Kernel]:
         behind = _only_reader(plan, kernel)
         if behind is None or behind in taken or behind.kind != "generated":
             continue
-        if _is_pointwise(behind) and _writes_shape_of(plan, behind, kernel, rows):
+        if _is_pointwise(plan, behind) and _writes_shape_of(plan, behind, kernel, rows):
             taken.add(behind)
             kernel.folded = behind
     return launched
@@ -64,8 +68,31 @@ def _only_reader(plan: Plan, kernel: Kernel) -> Kernel | None:
     return found[0] if len(found) == 1 or twice else None
 
 
-def _is_pointwise(kernel: Kernel) -> bool:
-    return all(node.op.name in POINTWISE or _is_free_view(node) for node in kernel.nodes)
+def _is_pointwise(plan: Plan, kernel: Kernel) -> bool:
+    return all(
+        (node.op.name in POINTWISE or _is_free_view(node))
+        and (node.op.weighted or all(_is_stored(plan, value) for value in node.inputs))
+        for node in kernel.nodes
+    )
+
+
+def _is_stored(plan: Plan, value: Value | None) -> bool:
+    """False for a constant that is computed where it is read: tiled, gathered, reduced."""
+    pending = [value] if value is not None and value.dtype not in SHAPE_TYPES else []
+    while pending:
+        node = pending.pop().producer
+        if node is None or not plan.codes.is_static(node.output):
+            continue
+        if onnx_name(node) in FOLDED:
+            continue
+        if node.op.name not in POINTWISE | VIEWS | {"transpose"} and not node.output.is_const:
+            return False
+        pending += [
+            v
+            for v in node.inputs
+            if v is not None and (node.op.name == "cast" or v.dtype not in SHAPE_TYPES)
+        ]
+    return True
 
 
 def _is_free_view(node: Node) -> bool:

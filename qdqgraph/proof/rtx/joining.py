@@ -48,7 +48,7 @@ def join(plan: Plan) -> None:
 
 
 def put_together_where_read(plan: Plan) -> None:
-    """Move a Pad, or a Concat of one kernel's tensors, from that kernel to the one that reads it."""
+    """Move a Pad, or a Concat of one kernel's tensors, to the kernel that reads it."""
     for node in plan.codes.nodes:
         owner = plan.owner.get(node)
         if node.op.name not in ("pad", "concat") or owner is None:

@@ -24,7 +24,7 @@ from qdqgraph.proof.rtx.facts import (
     stops_at_zero,
 )
 from qdqgraph.proof.rtx.packed import is_packed_projection, packed_nodes
-from qdqgraph.proof.rtx.plan import Kernel, Plan
+from qdqgraph.proof.rtx.plan import SHAPE_TYPES, Kernel, Plan
 from qdqgraph.proof.rtx.pools import average_pool, concat, max_pool
 from qdqgraph.proof.rtx.reductions import end_resized, moves_rows, reduces_rows, rows_are_moved
 
@@ -34,6 +34,15 @@ def launch_all(plan: Plan) -> None:
     for node in plan.codes.nodes:
         if plan.runs(node):
             _launch(plan, node)
+        elif onnx_name(node) == "ScatterND" and node.output.dtype not in SHAPE_TYPES:
+            _scatter(plan, node)
+
+
+def _scatter(plan: Plan, node: Node) -> None:
+    """Constants that are written into are copied and changed at every inference."""
+    above = node.inputs[0].producer if node.inputs[0] is not None else None
+    plan.extra(0, f"{node.name} changes a constant")
+    plan.weight_kernels += above is None or onnx_name(above) != "ScatterND"
 
 
 def _launch(plan: Plan, node: Node) -> None:

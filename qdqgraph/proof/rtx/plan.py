@@ -25,11 +25,10 @@ class Kernel:
     """One launch.
 
     `end` is what a product writes. `closed`: nothing more fuses behind. `apart`: nor in front.
-    `fuses`: a product that
-    computes an activation or an addition itself. `foldable`: a product that counts as one with the
-    pointwise kernel behind it. `readers` are the kernels that read `end`, once for each read.
-    `parts` are tensors that the kernel quantizes for a Q behind a Concat. `note` says why there is
-    a kernel without a node.
+    `fuses`: a product that computes an activation or an addition itself. `foldable`: a product
+    that counts as one with the pointwise kernel behind it. `readers` are the kernels that read
+    `end`, once for each read. `parts` are tensors that the kernel quantizes for a Q behind a
+    Concat. `note` says why there is a kernel without a node.
     """
 
     kind: KernelKind

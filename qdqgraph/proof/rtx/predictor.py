@@ -18,6 +18,7 @@ from qdqgraph.proof.findings import Finding, gravest_first
 from qdqgraph.proof.layers import PredictedLayer, Prediction
 from qdqgraph.proof.rtx.codes import Codes
 from qdqgraph.proof.rtx.description import layers_of
+from qdqgraph.proof.rtx.facts import not_modelled
 from qdqgraph.proof.rtx.folding import finish
 from qdqgraph.proof.rtx.joining import join, note_readers
 from qdqgraph.proof.rtx.launches import launch_all
@@ -39,7 +40,9 @@ class RtxPrediction:
     and `rules` a rule id for each that does not. `attention` are groups of products that one
     attention kernel computes. `kernels` counts all launches, those that dequantize a weight at
     every inference (`weight_kernels`) included; `kernels_folded` counts a product and its own
-    pointwise kernel once. `prediction` is the same as engine layers.
+    pointwise kernel once. `prediction` is the same as engine layers. `not_modelled` are operators
+    that become kernels in numbers which this prediction does not know (recurrences, loops): with
+    any, the two counts are the least that there will be.
     """
 
     products: Mapping[str, bool]
@@ -51,6 +54,7 @@ class RtxPrediction:
     weight_kernels: int
     prediction: Prediction
     findings: tuple[Finding, ...]
+    not_modelled: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[PredictedLayer, ...]:
@@ -61,9 +65,12 @@ class RtxPrediction:
     def verdict(self) -> str:
         """The prediction in one line."""
         weights = "" if self.weight_kernels == 1 else "s"
+        least = "at least " if self.not_modelled else ""
+        aside = f", {', '.join(self.not_modelled)} not modelled" if self.not_modelled else ""
         return (
             f"{sum(self.products.values())} of {len(self.products)} products int8, "
-            f"{self.kernels_folded} kernels ({self.kernels} with epilogues apart), "
+            f"{least}{self.kernels_folded} kernels "
+            f"({self.kernels} with epilogues apart{aside}), "
             f"{self.prediction.standalone_inside} stand-alone Q/DQ beyond the input, "
             f"{self.weight_kernels} weight{weights} dequantized at every inference"
         )
@@ -120,4 +127,5 @@ def predict_rtx(model: onnx.ModelProto, *, folder: Path | None = None) -> RtxPre
         weight_kernels=plan.weight_kernels,
         prediction=prediction,
         findings=tuple(gravest_first(finding for _, _, finding in told.values())),
+        not_modelled=not_modelled(graph.nodes),
     )
