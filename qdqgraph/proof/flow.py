@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TypeAlias
 
+import numpy as np
+
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.graph.view import Node, Value
 
@@ -48,7 +50,7 @@ def scale_of(node: Node) -> Scale:
     if array is None:
         return ("computed", scale.name)
     axis = node.int("axis", 1) if array.size > 1 else 0
-    return (array.astype("float64").tobytes(), axis)
+    return (array.astype(np.float64).tobytes(), axis)
 
 
 def commutes(node: Node) -> bool:

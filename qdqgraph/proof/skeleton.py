@@ -6,13 +6,13 @@ ONNX's own inference runs only when a type is asked for that the sweep does not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
+from qdqgraph.frontends.onnx_file.reading import NodeFields
 from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_types, value_type
 from qdqgraph.graph.view import Value
 from qdqgraph.proof.calls import without_functions
@@ -42,14 +42,8 @@ class ReadOnlyGraph(OnnxGraph):
                 self._known[node.outputs[0]] = found
 
     @override
-    def _vet(
-        self,
-        protos: Sequence[onnx.NodeProto],
-        kinds: Sequence[str],
-        inputs: Sequence[Sequence[str]],
-        outputs: Sequence[Sequence[str]],
-    ) -> None:
-        refuse_short(protos, kinds, inputs, outputs, opset_of(self.model))
+    def _vet(self, fields: NodeFields) -> None:
+        refuse_short(fields, opset_of(self.model))
 
     @override
     def _name_nodes(self) -> None:

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 import onnx
 
 from qdqgraph.errors import InvalidGraphError
-from qdqgraph.frontends.onnx_file.reading import label
+from qdqgraph.frontends.onnx_file.reading import NodeFields, label
 
 
 def refuse_short_nodes(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
@@ -20,28 +20,21 @@ def refuse_short_nodes(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
 
     Operators that ONNX does not define at `opset` are not judged.
     """
-    found = list(nodes)
-    inputs, outputs = [node.input[:] for node in found], [node.output[:] for node in found]
-    refuse_short(found, [node.op_type for node in found], inputs, outputs, opset)
+    refuse_short(NodeFields.of(nodes), opset)
 
 
-def refuse_short(
-    nodes: Sequence[onnx.NodeProto],
-    kinds: Sequence[str],
-    inputs: Sequence[Sequence[str]],
-    outputs: Sequence[Sequence[str]],
-    opset: int,
-) -> None:
-    """The same where the operator types, inputs and outputs of the nodes are at hand."""
-    needs = {kind: _least(kind, opset) for kind in set(kinds)}
-    for i, kind in enumerate(kinds):
+def refuse_short(fields: NodeFields, opset: int) -> None:
+    """The same for nodes whose fields are at hand."""
+    needs = {kind: _least(kind, opset) for kind in set(fields.kinds)}
+    given = zip(fields.kinds, fields.inputs, fields.outputs, strict=True)
+    for i, (kind, inputs, outputs) in enumerate(given):
         least_inputs, least_outputs = needs[kind]
-        if len(inputs[i]) < least_inputs or len(outputs[i]) < least_outputs:
-            node = nodes[i]
+        if len(inputs) < least_inputs or len(outputs) < least_outputs:
+            node = fields.nodes[i]
             if node.domain not in ("", "ai.onnx"):
                 continue
             raise InvalidGraphError(
-                f"{kind} has {len(inputs[i])} inputs and {len(outputs[i])} outputs, "
+                f"{kind} has {len(inputs)} inputs and {len(outputs)} outputs, "
                 f"it needs at least {least_inputs} and {least_outputs}",
                 where=label(node),
                 fix="the file is damaged: export it again",

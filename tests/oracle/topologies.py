@@ -158,7 +158,7 @@ def _attend(net: Net, x: str, count: int, area: int) -> str:
 
 def vit() -> onnx.ModelProto:
     net = Net()
-    patches = net.conv(net.input(1, 8, 16, 16), 8, WIDTH, 4, stride=4)
+    patches = net.conv(net.input(1, 8, 12, 12), 8, WIDTH, 4, stride=4)
     x = net.node("Reshape", patches, ints(net, [1, WIDTH, -1]))
     x = net.node("Transpose", x, perm=[0, 2, 1])
     x = concat(net, net.weight(1, 1, WIDTH), x, axis=1)

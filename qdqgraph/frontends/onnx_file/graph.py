@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from typing_extensions import override
 
 from qdqgraph.errors import InvalidGraphError
+from qdqgraph.frontends.onnx_file.canonical import DEFAULT_DOMAINS, canonical_op
 from qdqgraph.frontends.onnx_file.insertion import insert_pair
 from qdqgraph.frontends.onnx_file.naming import (
     NameAllocator,
@@ -22,21 +23,20 @@ from qdqgraph.frontends.onnx_file.naming import (
 )
 from qdqgraph.frontends.onnx_file.pairs import rewrite_as_pair
 from qdqgraph.frontends.onnx_file.reading import (
+    NodeFields,
     attribute_value,
     captured_names,
     label,
     sorted_nodes,
 )
 from qdqgraph.frontends.onnx_file.types import UNKNOWN, Type, dtype_name, infer_types
-from qdqgraph.graph.op_table import BY_NAME, BY_ONNX, unknown_op
+from qdqgraph.graph.op_table import BY_ONNX
 from qdqgraph.graph.ops import Op
 from qdqgraph.graph.view import CAPTURED, Array, Attribute, Blocks, Edge, Graph, Node, Value
 from qdqgraph.planning.chains import Chain
 from qdqgraph.planning.spec import Encoding
 from qdqgraph.storage.external import ExternalPayload, iter_blocks, tensor_array
 from qdqgraph.storage.references import DataFolder
-
-DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 class OnnxGraph(Graph):
@@ -73,20 +73,17 @@ class OnnxGraph(Graph):
     # ------------------------------------------------------------------ building
     def _build(self) -> None:
         graph = self.model.graph
-        protos = list(graph.node)
-        # A slice of a repeated field is the cheapest list of its strings.
-        inputs, outputs = [p.input[:] for p in protos], [p.output[:] for p in protos]
-        kinds = [p.op_type for p in protos]
-        self._vet(protos, kinds, inputs, outputs)
+        fields = NodeFields.of(graph.node)
+        self._vet(fields)
+        protos, kinds, reads = fields.nodes, fields.kinds, fields.inputs
         # No operator of the table has a body.
         unknown = [i for i, kind in enumerate(kinds) if kind not in BY_ONNX]
         captures = {i: names for i in unknown if (names := captured_names(protos[i]))}
-        reads = inputs
         if captures:
-            reads = [[*names, *captures.get(i, ())] for i, names in enumerate(inputs)]
+            reads = [[*names, *captures.get(i, ())] for i, names in enumerate(reads)]
         stored = self._tensors.keys() | self._sparse.keys()
         known = {*stored, *(info.name for info in graph.input)}
-        order = sorted_nodes(protos, reads, outputs, known)
+        order = sorted_nodes(protos, reads, fields.outputs, known)
         self._changed = order is not None
         for name in stored:
             self.values[name] = Value(self, name, is_const=name in self._tensors)
@@ -96,7 +93,7 @@ class OnnxGraph(Graph):
                 self.inputs.append(self.values[info.name])
         for i in order if order is not None else range(len(protos)):
             op = canonical_op(protos[i], kinds[i])
-            self._add_node(protos[i], op, inputs[i], outputs[i], captures.get(i, ()))
+            self._add_node(protos[i], op, fields.inputs[i], fields.outputs[i], captures.get(i, ()))
         for info in graph.output:
             if info.name not in self.values:
                 raise InvalidGraphError(
@@ -108,14 +105,8 @@ class OnnxGraph(Graph):
             value.is_output = True
             self.outputs.append(value)
 
-    def _vet(
-        self,
-        protos: Sequence[onnx.NodeProto],
-        kinds: Sequence[str],
-        inputs: Sequence[Sequence[str]],
-        outputs: Sequence[Sequence[str]],
-    ) -> None:
-        """Refuse nodes before any is read, given their operator types, inputs and outputs."""
+    def _vet(self, fields: NodeFields) -> None:
+        """Refuse nodes before the view is built of them."""
 
     def _name_nodes(self) -> None:
         """What editing and reporting need beyond the graph: free names, unique ones, modules."""
@@ -404,16 +395,3 @@ def proto_of(node: Node) -> onnx.NodeProto:
     """The ONNX node behind a node of this frontend's view."""
     assert isinstance(node.origin, onnx.NodeProto)
     return node.origin
-
-
-def canonical_op(proto: onnx.NodeProto, kind: str = "") -> Op:
-    """The row of the op table, or an unknown operator named after domain and type.
-
-    `kind` is the operator type where the caller has it at hand.
-    """
-    kind, domain = kind or proto.op_type, proto.domain
-    if domain in DEFAULT_DOMAINS:
-        return BY_ONNX.get(kind) or unknown_op(f"onnx:{kind}")
-    if domain == "com.microsoft" and kind in ("QuantizeLinear", "DequantizeLinear"):
-        return BY_NAME["quantize" if kind[0] == "Q" else "dequantize"]
-    return unknown_op(f"onnx:{domain}.{kind}")

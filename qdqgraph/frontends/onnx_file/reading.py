@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import onnx
 from onnx import AttributeProto, numpy_helper
@@ -15,6 +16,27 @@ INT, INTS = int(AttributeProto.INT), int(AttributeProto.INTS)
 FLOAT, FLOATS = int(AttributeProto.FLOAT), int(AttributeProto.FLOATS)
 STRING, TENSOR = int(AttributeProto.STRING), int(AttributeProto.TENSOR)
 GRAPH, GRAPHS = int(AttributeProto.GRAPH), int(AttributeProto.GRAPHS)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFields:
+    """Nodes in file order with their operator types, inputs and outputs, each field read once.
+
+    A protobuf message makes new strings at every access.
+    """
+
+    nodes: list[onnx.NodeProto]
+    kinds: list[str]
+    inputs: list[list[str]]
+    outputs: list[list[str]]
+
+    @staticmethod
+    def of(nodes: Iterable[onnx.NodeProto]) -> NodeFields:
+        """The fields of these nodes."""
+        found = list(nodes)
+        # A slice of a repeated field is the cheapest list of its strings.
+        inputs, outputs = [n.input[:] for n in found], [n.output[:] for n in found]
+        return NodeFields(found, [n.op_type for n in found], inputs, outputs)
 
 
 def attribute_value(attribute: onnx.AttributeProto) -> Attribute:

@@ -10,6 +10,8 @@ REDUCES = frozenset(
     {"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"}
     | {"ReduceL2"}
 )
+NORMS = frozenset({"layer_norm", "softmax", "log_softmax"})
+"""These reduce rows and spread what they find over them again."""
 VIEWS = frozenset({"reshape", "flatten", "squeeze", "unsqueeze", "identity", "dropout"})
 PAIR = frozenset({"quantize", "dequantize"})
 CONVOLUTIONS = frozenset({"conv", "conv_transpose"})
@@ -65,11 +67,14 @@ def stops_at_zero(node: Node) -> bool:
 
 
 def averages_in_int8(node: Node) -> bool:
-    """True for the one int8 average pool: 3 x 3, padding counted in unless the stride is 1."""
-    padded = any(node.ints("pads") or ())
+    """True for an average pool that has an int8 kernel: padding counted in, as a rule.
+
+    Without, only windows of 3 x 3 and 7 x 7 that move by one; windows of 5 x 5 do not.
+    """
+    if node.int("count_include_pad", 0):
+        return True
     steps = any(stride != 1 for stride in node.ints("strides") or ())
-    counted = bool(node.int("count_include_pad", 0))
-    return node.ints("kernel_shape") == [3, 3] and not (padded and steps and not counted)
+    return not steps and node.ints("kernel_shape") in ([3, 3], [7, 7])
 
 
 def is_one_row(node: Node) -> bool:

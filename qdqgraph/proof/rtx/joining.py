@@ -32,7 +32,11 @@ def note_readers(plan: Plan) -> None:
 def join(plan: Plan) -> None:
     """Join generated kernels with later ones, the earliest first."""
     behind = _readers_of(plan)
-    early = [k for k in plan.kernels if k.kind == "generated" and k.level > 0 and not k.closed]
+    early = [
+        kernel
+        for kernel in plan.kernels
+        if kernel.kind == "generated" and not kernel.closed and (kernel.level or _rounds(kernel))
+    ]
     for kernel in sorted(early, key=lambda kernel: kernel.level):
         following = {plan.find(other) for other in behind.get(kernel, ())}
         for reader in sorted(following, key=lambda reader: reader.level):
@@ -45,6 +49,11 @@ def join(plan: Plan) -> None:
             behind[reader].pop(kernel, None)
             behind[reader].pop(reader, None)
             break
+
+
+def _rounds(kernel: Kernel) -> bool:
+    """True for a kernel that only quantizes what the network is given."""
+    return bool(kernel.nodes) and all(node.op.name == "quantize" for node in kernel.nodes)
 
 
 def put_together_where_read(plan: Plan) -> None:

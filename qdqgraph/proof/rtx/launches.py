@@ -78,12 +78,17 @@ def _launch(plan: Plan, node: Node) -> None:
         if reduces_rows(node) and rows_are_moved(plan, node):
             kernel.closed = True
             plan.owner[node] = plan.add("generated", [node], kernel.level + 1)
-        if name == "softmax" and len(node.output.shape or ()) == 4 and _read_beside(values[0]):
-            plan.extra(kernel.level + 1, f"{node.name} apart from the other readers of its input")
+        if name == "softmax" and _returns_channels(node, values[0]):
+            plan.extra(kernel.level + 1, f"writes {node.output.name} as it is returned")
 
 
-def _read_beside(value: Value) -> bool:
-    return len(value.data_uses) > 1
+def _returns_channels(node: Node, value: Value) -> bool:
+    """True for a softmax over the channels of an image that a product reads too."""
+    image = len(node.output.shape or ()) == 4 and node.int("axis", -1) == 1
+    result = node.output
+    while not result.is_output and len(result.uses) == 1 and result.uses[0].node.op.name in PAIR:
+        result = result.uses[0].node.output
+    return image and result.is_output and len(value.data_uses) > 1
 
 
 def _instance_norm(plan: Plan, node: Node, values: list[Value]) -> None:
@@ -287,7 +292,7 @@ def _float_extras(plan: Plan, node: Node, values: list[Value], kernel: Kernel, w
 def _fuses_with_product(plan: Plan, node: Node, values: list[Value]) -> bool:
     """An addition, or an activation, that a convolution without kernel behind it computes."""
     name = node.op.name
-    slope = name == "leaky_relu" and not node.output.is_output
+    slope = name in ("leaky_relu", "hard_swish") and not node.output.is_output
     slope = slope and all(edge.node.op.name != "quantize" for edge in node.output.uses)
     if name not in ACTIVATIONS and name != "add" and not slope:
         return False

@@ -15,6 +15,7 @@ from qdqgraph.graph.view import Node, Value
 from qdqgraph.proof.flow import Flow, Scale
 from qdqgraph.proof.rtx.attention import Core, attention_cores
 from qdqgraph.proof.rtx.codes import Codes
+from qdqgraph.proof.rtx.facts import NORMS, REDUCES, onnx_name
 
 KernelKind: TypeAlias = Literal["product", "generated", "pool", "elided"]
 SHAPE_TYPES = ("int64", "int32")
@@ -135,7 +136,7 @@ class Plan:
         for other in found[1:]:
             self.merge(other, kernel)
         for value in values:
-            if value.producer is None and kernel.level == 0 and not _compares(node):
+            if value.producer is None and kernel.level == 0 and not _stays_alone(node):
                 self.at_input.setdefault(value, kernel)
         if node is not None:
             kernel.nodes.append(node)
@@ -143,9 +144,9 @@ class Plan:
         return kernel
 
     def _beside(self, node: Node | None, value: Value) -> Kernel | None:
-        """The kernel that reads the same input of the network; a comparison joins none."""
+        """The kernel that reads the same input of the network; comparisons and reductions join none."""
         kernel = self.at_input.get(value)
-        return None if kernel is None or _compares(node) else self.find(kernel)
+        return None if kernel is None or _stays_alone(node) else self.find(kernel)
 
     def merge(self, kernel: Kernel, into: Kernel) -> None:
         """Make two kernels one."""
@@ -166,5 +167,8 @@ class Plan:
         return weight is not None and weight in self.codes.found and self.codes.is_static(weight)
 
 
-def _compares(node: Node | None) -> bool:
-    return node is not None and node.output.dtype == "bool"
+def _stays_alone(node: Node | None) -> bool:
+    if node is None:
+        return False
+    reduces = onnx_name(node) in REDUCES or node.op.name in NORMS
+    return reduces or node.output.dtype == "bool"

@@ -11,6 +11,9 @@ from qdqgraph.proof.flow import Scale
 from qdqgraph.proof.rtx.facts import averages_in_int8, only_products_read
 from qdqgraph.proof.rtx.plan import Kernel, Plan
 
+MANY_CHANNELS = 128
+"""From here on, an int8 pool is rather computed again than read twice."""
+
 
 def max_pool(plan: Plan, node: Node, values: list[Value]) -> None:
     """A max pool, in int8 behind a DQ or in front of Qs of one scale."""
@@ -64,8 +67,11 @@ def _quantized(plan: Plan, value: Value, scale: Scale, node: Node) -> Kernel:
 
 
 def _copies(plan: Plan, node: Node) -> int:
-    """An int8 pool is computed once for each pool and Concat behind it."""
+    """An int8 pool of many channels is computed once for each pool and Concat behind it."""
     count, others = 0, 0
+    channels = (node.output.shape or (0, 0))[1]
+    if isinstance(channels, int) and channels < MANY_CHANNELS:
+        return 1
     for reader in (edge.node for edge in node.output.data_uses):
         if reader.op.name == "max_pool" and reader in plan.flow.risen:
             count += _copies(plan, reader)

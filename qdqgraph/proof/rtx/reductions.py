@@ -7,10 +7,9 @@ left of the work is done where rows are moved.
 from __future__ import annotations
 
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.proof.rtx.facts import REDUCES, onnx_name, readers
+from qdqgraph.proof.rtx.facts import CONVOLUTIONS, NORMS, REDUCES, onnx_name, readers
 from qdqgraph.proof.rtx.plan import Plan
 
-NORMS = frozenset({"layer_norm", "softmax", "log_softmax"})
 MOVES = frozenset(
     {"transpose", "slice", "split", "gather", "concat", "pad", "tile", "depth_to_space"}
 )
@@ -39,11 +38,18 @@ def rows_are_moved(plan: Plan, node: Node) -> bool:
     """True when what a reduction writes is moved before a product or another reduction reads it.
 
     Nodes that wait for something computed later do so in a later kernel, and are not looked at.
+    Rows that do not lie together are moved in any case, and those of an image for a convolution.
     """
+    rank = len(node.output.shape or ())
+    across = node.op.name in NORMS and rank > 0 and node.int("axis", -1) % rank != rank - 1
+    if across and rank == 3:
+        return True
     reached = {node.output}
     pending = readers(node.output)
     while pending:
         reader = pending.pop()
+        if reader.op.name in CONVOLUTIONS and node.op.name in NORMS and not across:
+            return True
         if reader.op.weighted or reduces_rows(reader) or reader.output in reached:
             continue
         if any(v not in reached and _is_later(plan, v) for v in plan.operands(reader)):
