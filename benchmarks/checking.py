@@ -22,9 +22,9 @@ from benchmarks.measure import arguments, least_cpu_seconds, report
 from benchmarks.networks import residual_chain
 from benchmarks.rewriting import given_scales
 from qdqgraph.cli.check_commands import check
-from qdqgraph.proof.contract import check_contract
-from qdqgraph.proof.predictor import predict
-from qdqgraph.proof.skeleton import view_without_weights
+from qdqgraph.proof.classic.predictor import predict
+from qdqgraph.proof.contract.checking import check_contract
+from qdqgraph.proof.reading.skeleton import view_without_weights
 from qdqgraph.storage.load import load_model
 
 VERSION = (10,)

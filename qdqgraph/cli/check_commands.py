@@ -17,13 +17,13 @@ from qdqgraph.pipeline.targets import parse_version
 from qdqgraph.proof.compiler.agreement import compare
 from qdqgraph.proof.compiler.rules import COMPILER_RULES
 from qdqgraph.proof.compiler.verdicts import judge_all
-from qdqgraph.proof.contract_hardware import parse_sm
-from qdqgraph.proof.contract_rules import BY_ID, ContractTarget
-from qdqgraph.proof.engine import read_engine
+from qdqgraph.proof.contract.hardware import parse_sm
+from qdqgraph.proof.contract.rules import BY_ID, ContractTarget
+from qdqgraph.proof.engines.engine import read_engine
+from qdqgraph.proof.engines.score import score
 from qdqgraph.proof.findings import gravest_first
 from qdqgraph.proof.placement_rules import PLACEMENT_RULES
 from qdqgraph.proof.rtx.rules import RTX_RULES
-from qdqgraph.proof.score import score
 from qdqgraph.proof.verdict import prove
 from qdqgraph.storage.load import load_model
 

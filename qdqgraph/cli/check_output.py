@@ -11,9 +11,9 @@ from rich.table import Table
 from qdqgraph.cli.console import Output
 from qdqgraph.proof.compiler.agreement import Agreement
 from qdqgraph.proof.compiler.report import Report
+from qdqgraph.proof.engines.score import Score
 from qdqgraph.proof.findings import Finding
 from qdqgraph.proof.layers import Prediction
-from qdqgraph.proof.score import Score
 
 SHOWN = 25
 NAMED = 5

@@ -11,8 +11,8 @@ from qdqgraph.cli.job_steps import output_path, saved_report
 from qdqgraph.cli.options import Destination, destination_options
 from qdqgraph.model import Model, open_model
 from qdqgraph.pipeline.targets import parse_version
-from qdqgraph.proof.contract_rules import ContractTarget
-from qdqgraph.proof.legalize import legalize as legalize_model
+from qdqgraph.proof.contract.rules import ContractTarget
+from qdqgraph.proof.legalize.legalizing import legalize as legalize_model
 
 SHOWN = 30
 

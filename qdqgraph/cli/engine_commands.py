@@ -11,10 +11,10 @@ from rich.table import Table
 
 from qdqgraph.cli.console import Output
 from qdqgraph.errors import UsageError
-from qdqgraph.proof.diff import diff_engines
-from qdqgraph.proof.engine import read_engine
-from qdqgraph.proof.engine_profile import Profile, check_profile, read_profile
-from qdqgraph.proof.trtexec import commands
+from qdqgraph.proof.engines.diff import diff_engines
+from qdqgraph.proof.engines.engine import read_engine
+from qdqgraph.proof.engines.profile import Profile, check_profile, read_profile
+from qdqgraph.proof.engines.trtexec import commands
 
 SHOWN = 25
 

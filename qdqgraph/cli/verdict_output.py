@@ -7,7 +7,7 @@ from typing import Any
 
 from qdqgraph.cli.console import Output
 from qdqgraph.pipeline.targets import Version
-from qdqgraph.proof.trtexec import qdq_command
+from qdqgraph.proof.engines.trtexec import qdq_command
 from qdqgraph.proof.verdict import Proof, prove
 from qdqgraph.report.verdict import explain, verdict_facts, verdict_lines
 from qdqgraph.storage.load import load_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qdqgraph.proof.contract_rule import BOTH, CLASSIC, GUIDE, ContractRule, Grade
+from qdqgraph.proof.contract.rule import BOTH, CLASSIC, GUIDE, ContractRule, Grade
 from qdqgraph.proof.findings import Severity
 
 DUMPS = "layer information of engines built by TensorRT 8.2 to 8.5 from QDQ graphs"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qdqgraph.pipeline.targets import Version
-from qdqgraph.proof.contract import check_contract
-from qdqgraph.proof.contract_rules import ContractTarget
+from qdqgraph.proof.classic.predictor import predict
+from qdqgraph.proof.contract.checking import check_contract
+from qdqgraph.proof.contract.rules import ContractTarget
 from qdqgraph.proof.findings import Finding, gravest_first
 from qdqgraph.proof.layers import Prediction
-from qdqgraph.proof.pausing import collector_paused
 from qdqgraph.proof.placement import judge_placement
-from qdqgraph.proof.predictor import predict
+from qdqgraph.proof.reading.pausing import collector_paused
 from qdqgraph.proof.rtx.predictor import RtxPrediction, predict_rtx
 from qdqgraph.storage.load import LoadedModel
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
-from qdqgraph.proof.legalize import legalize
+from qdqgraph.proof.legalize.legalizing import legalize
 from tests.networks import composites, joins, products, residuals
 from tests.oracle.compiler import WHY_NOT, Compiler, installed
 from tests.oracle.quantizing import feed

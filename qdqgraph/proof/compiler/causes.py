@@ -10,7 +10,7 @@ from typing import NamedTuple
 import onnx
 
 from qdqgraph.proof.compiler.origins import HOPS, Origins, name_of
-from qdqgraph.proof.reading import Reader, attributes
+from qdqgraph.proof.reading.by_name import Reader, attributes
 
 
 class Cause(NamedTuple):

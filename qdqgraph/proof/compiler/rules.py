@@ -5,7 +5,7 @@ The causes come from small graphs compiled one by one; see `causes.py` for which
 
 from __future__ import annotations
 
-from qdqgraph.proof.contract_rules import RTX, RTX_LOG, ContractRule
+from qdqgraph.proof.contract.rules import RTX, RTX_LOG, ContractRule
 from qdqgraph.proof.findings import Severity
 
 

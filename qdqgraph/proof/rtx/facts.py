@@ -20,8 +20,10 @@ ACTIVATIONS = frozenset({"relu", "clip", "sigmoid", "tanh", "maximum"})
 """What a float convolution computes itself; the last and Clip only when they stop at zero."""
 READ_TWICE = frozenset({"leaky_relu", "prelu", "hard_swish", "softplus", "gelu", "mish"})
 """Activations whose kernel lists its operand more than once."""
-LARGE_ROW = 1 << 17
-"""Weights of a float product of one row that get a gemm, in elements."""
+LONG_ROW = (128, 512)
+"""Rows and columns of the weight from which a float product of one row is a gemm."""
+SHORT_SUM = 384
+"""Up to so many summands, a float product of one row leaves its bias to another kernel."""
 NOT_MODELLED = frozenset({"LSTM", "GRU", "RNN", "Loop", "Scan", "If"})
 """Operators that become as many kernels as their steps or their branches need."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.proof.flow import scale_of
+from qdqgraph.proof.classic.flow import scale_of
 from qdqgraph.proof.rtx.facts import (
     ACTIVATIONS,
     CONVOLUTIONS,
-    LARGE_ROW,
+    LONG_ROW,
     MATRIX_PRODUCTS,
     PAIR,
     REDUCES,
+    SHORT_SUM,
     VIEWS,
     elements,
     ends_its_kernel,
@@ -227,8 +228,9 @@ def _single_scales(plan: Plan, node: Node) -> bool:
 
 def _one_row(plan: Plan, node: Node, values: list[Value]) -> Kernel:
     """A float vector times a matrix: generated like a reduction, or a gemm when it is large."""
-    weight = node.inputs[1]
-    if weight is not None and elements(weight) > LARGE_ROW:
+    source, columns = node.inputs[0], (node.output.shape or (0,))[-1]
+    depth = elements(source) if source is not None else 0
+    if depth >= LONG_ROW[0] and isinstance(columns, int) and columns >= LONG_ROW[1]:
         level = plan.level_behind(values, fused=False)
         kernel = plan.owner[node] = plan.add("product", [node], level, node.output)
         kernel.foldable = False
@@ -238,7 +240,7 @@ def _one_row(plan: Plan, node: Node, values: list[Value]) -> Kernel:
         if writer is not None and any(onnx_name(found) in REDUCES for found in writer.nodes):
             writer.closed = True
     kernel = plan.generate(node, values)
-    if node.op.name == "gemm" and has_bias(node):
+    if node.op.name == "gemm" and has_bias(node) and depth <= SHORT_SUM:
         kernel.closed = True
         plan.owner[node] = plan.add("generated", [node], kernel.level + 1)
     return kernel

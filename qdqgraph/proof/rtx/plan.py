@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.proof.flow import Flow, Scale
+from qdqgraph.proof.classic.flow import Flow, Scale
 from qdqgraph.proof.rtx.attention import Core, attention_cores
 from qdqgraph.proof.rtx.codes import Codes
 from qdqgraph.proof.rtx.facts import NORMS, REDUCES, onnx_name
@@ -144,7 +144,7 @@ class Plan:
         return kernel
 
     def _beside(self, node: Node | None, value: Value) -> Kernel | None:
-        """The kernel that reads the same input of the network; comparisons and reductions join none."""
+        """The kernel that reads the same network input; comparisons and reductions join none."""
         kernel = self.at_input.get(value)
         return None if kernel is None or _stays_alone(node) else self.find(kernel)
 

@@ -7,7 +7,7 @@ is read, unless a product or a pool writes straight into its part.
 from __future__ import annotations
 
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.proof.flow import Scale
+from qdqgraph.proof.classic.flow import Scale
 from qdqgraph.proof.rtx.facts import averages_in_int8, only_products_read
 from qdqgraph.proof.rtx.plan import Kernel, Plan
 

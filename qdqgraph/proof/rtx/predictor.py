@@ -16,6 +16,7 @@ from qdqgraph.graph.view import Node
 from qdqgraph.proof.estimate import conclude
 from qdqgraph.proof.findings import Finding, gravest_first
 from qdqgraph.proof.layers import PredictedLayer, Prediction
+from qdqgraph.proof.reading.skeleton import view_without_weights
 from qdqgraph.proof.rtx.codes import Codes
 from qdqgraph.proof.rtx.description import layers_of
 from qdqgraph.proof.rtx.facts import not_modelled
@@ -25,7 +26,6 @@ from qdqgraph.proof.rtx.launches import launch_all
 from qdqgraph.proof.rtx.plan import Plan
 from qdqgraph.proof.rtx.products import why_float
 from qdqgraph.proof.rtx.rules import explain
-from qdqgraph.proof.skeleton import view_without_weights
 
 if TYPE_CHECKING:
     import onnx

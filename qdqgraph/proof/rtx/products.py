@@ -48,9 +48,17 @@ def _why_float_matmul(codes: Codes, node: Node, operands: list[Value]) -> str:
     for side, (value, rank, swap) in enumerate(zip(operands, ranks, transposed, strict=True)):
         coding = codes.found[value]
         kept = rank - 1 if (side == 1) != bool(swap) else rank - 2
-        if not coding.single and coding.axis != kept:
+        if coding.single:
+            continue
+        if coding.axis != kept or (side == 0 and _is_one_of_several(codes, node, value)):
             return "weight-scale-axis" if codes.is_static(value) else "activation-scale-axis"
     weight = codes.found[operands[1]]
     if not weight.single and is_packed_projection(node):
         return "packed-projection"
     return ""
+
+
+def _is_one_of_several(codes: Codes, node: Node, value: Value) -> bool:
+    """True for matrices that a stored weight multiplies as one: their rows are numbered on."""
+    several = any(isinstance(size, int) and size > 1 for size in (value.shape or ())[:-2])
+    return several and codes.is_static(node.inputs[1])

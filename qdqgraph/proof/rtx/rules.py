@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from qdqgraph.graph.view import Node, Value
-from qdqgraph.proof.contract_rule import RTX, RTX_LOG, ContractRule
+from qdqgraph.proof.contract.rule import RTX, RTX_LOG, ContractRule
 from qdqgraph.proof.findings import Finding, Severity
 from qdqgraph.proof.rtx.codes import Codes
 
@@ -52,7 +52,7 @@ RULES: Mapping[str, Rule] = {
         "give its Q and DQ one scale of shape [] (qdqgraph legalize)",
     ),
     "activation-scale-axis": Rule(
-        "the scales of {input} run along an axis that the product sums over",
+        "the scales of {input} run along an axis that the product sums over or joins with others",
         "give its Q and DQ one scale of shape [] (qdqgraph legalize)",
     ),
     "packed-projection": Rule(

@@ -12,7 +12,7 @@ from qdqgraph.planning.plan import Plan
 from qdqgraph.proof.estimate import float_between
 from qdqgraph.proof.findings import Finding, gravest_first
 from qdqgraph.proof.layers import PredictedLayer
-from qdqgraph.proof.skeleton import view_without_weights
+from qdqgraph.proof.reading.skeleton import view_without_weights
 from qdqgraph.report.html.facts import Counts, NodeFact, ReportData
 from qdqgraph.report.html.reasons import plan_notes, planned_reads
 from qdqgraph.report.html.scales import file_quantizers, planned_quantizers, scale_groups

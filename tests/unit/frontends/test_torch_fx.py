@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qdqgraph.errors import CaptureError, InvalidGraphError, UsageError
+from qdqgraph.errors import CaptureError, InvalidGraphError
 from qdqgraph.frontends.onnx_file.graph import OnnxGraph
 from qdqgraph.frontends.torch_fx import FxGraph, capture
 from qdqgraph.graph.view import Node

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qdqgraph as qg
 from qdqgraph.passes.recognize_fake_quantize import recognize_fake_quantize
-from qdqgraph.proof.legalize import legalize
+from qdqgraph.proof.legalize.legalizing import legalize
 from tests.reads import operators, tidied
 
 Steps = list[tuple[str, float | npt.NDArray[Any] | None, float | None]]

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from qdqgraph.proof.classic.predictor import predict
 from qdqgraph.proof.layers import PredictedLayer, Prediction
-from qdqgraph.proof.predictor import predict
 
 CHANNELS, SIDE = 8, 16
 

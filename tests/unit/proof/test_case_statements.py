@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqgraph.proof.engine import read_engine
-from qdqgraph.proof.predictor import predict
-from qdqgraph.proof.score import score
+from qdqgraph.proof.classic.predictor import predict
+from qdqgraph.proof.engines.engine import read_engine
+from qdqgraph.proof.engines.score import score
 from tests.unit.proof.qdq_net import CHANNELS, INPUT, SIDE, Net, layer, precisions, standalone
 
 

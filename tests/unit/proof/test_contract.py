@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import UsageError
-from qdqgraph.proof.contract import check_contract, max_opset
-from qdqgraph.proof.contract_rules import BY_ID, RULES
+from qdqgraph.proof.contract.checking import check_contract, max_opset
+from qdqgraph.proof.contract.rules import BY_ID, RULES
 
 Graph = onnx.GraphProto
 

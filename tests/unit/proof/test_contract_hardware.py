@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import UsageError
-from qdqgraph.proof.contract import check_contract
-from qdqgraph.proof.contract_hardware import HARDWARE_RULES, parse_sm
-from qdqgraph.proof.contract_rules import BY_ID
+from qdqgraph.proof.contract.checking import check_contract
+from qdqgraph.proof.contract.hardware import HARDWARE_RULES, parse_sm
+from qdqgraph.proof.contract.rules import BY_ID
 from tests.cli.contract import run
 from tests.unit.proof.test_contract import conv_net, node, retyped, store
 

@@ -11,10 +11,10 @@ import pytest
 from qdqgraph.errors import ModelLoadError, UsageError
 from qdqgraph.passes import ALL
 from qdqgraph.pipeline.spelling import split_spelling
-from qdqgraph.proof import diff as diff_module
-from qdqgraph.proof.diff import diff_engines
-from qdqgraph.proof.engine import read_engine
-from qdqgraph.proof.engine_profile import check_profile, read_profile
+from qdqgraph.proof.engines import diff as diff_module
+from qdqgraph.proof.engines.diff import diff_engines
+from qdqgraph.proof.engines.engine import read_engine
+from qdqgraph.proof.engines.profile import check_profile, read_profile
 from tests.unit.proof.engine_json import FP16, FP32, INT8, built, reformat, tensor
 
 

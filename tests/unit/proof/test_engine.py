@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qdqgraph.proof.engine import names_in, precision_of, read_engine
-from qdqgraph.proof.predictor import predict
-from qdqgraph.proof.score import score
+from qdqgraph.proof.classic.predictor import predict
+from qdqgraph.proof.engines.engine import names_in, precision_of, read_engine
+from qdqgraph.proof.engines.score import score
 from tests.unit.proof.engine_json import FP16, FP32, INT8, built, reformat, tensor
 
 

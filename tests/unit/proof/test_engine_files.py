@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qdqgraph.errors import ModelLoadError
-from qdqgraph.proof.engine import EngineLayer, read_engine
+from qdqgraph.proof.engines.engine import EngineLayer, read_engine
 from tests.unit.proof.engine_json import FP32, INT8, built, tensor
 
 CUT = "Name: c, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1], Format/Datatype: Ha"

@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from qdqgraph.errors import InvalidGraphError, QdqGraphError
-from qdqgraph.proof.calls import without_functions
-from qdqgraph.proof.contract import check_contract
-from qdqgraph.proof.legalize import legalize
-from qdqgraph.proof.predictor import predict
+from qdqgraph.proof.classic.predictor import predict
+from qdqgraph.proof.contract.checking import check_contract
+from qdqgraph.proof.legalize.legalizing import legalize
+from qdqgraph.proof.reading.calls import without_functions
 from qdqgraph.storage.references import DataFolder
 from tests.cli.contract import run
 from tests.unit.proof.test_contract import conv_net, node, store

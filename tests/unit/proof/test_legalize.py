@@ -24,9 +24,9 @@ from onnxruntime.quantization import (
 )
 
 from qdqgraph.cli.contract_commands import legalize as legalize_command
-from qdqgraph.proof.contract import check_contract
-from qdqgraph.proof.legalize import legalize
-from qdqgraph.proof.legalize_report import LegalizeReport
+from qdqgraph.proof.contract.checking import check_contract
+from qdqgraph.proof.legalize.legalizing import legalize
+from qdqgraph.proof.legalize.report import LegalizeReport
 
 Array = npt.NDArray[Any]
 U8, I8 = QuantType.QUInt8, QuantType.QInt8

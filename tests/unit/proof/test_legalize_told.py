@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantFormat, quantize_dynamic, quantize_static
 
-from qdqgraph.proof.contract import check_contract
-from qdqgraph.proof.legalize import legalize
+from qdqgraph.proof.contract.checking import check_contract
+from qdqgraph.proof.legalize.legalizing import legalize
 from tests.unit.proof.test_contract import conv_net
 from tests.unit.proof.test_legalize import (
     DQ,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qdqgraph.errors import TargetError
+from qdqgraph.proof.classic.predictor import predict
 from qdqgraph.proof.layers import Prediction
-from qdqgraph.proof.predictor import predict
 from tests.unit.proof.qdq_net import CHANNELS, INPUT, SIDE, Net, layer, precisions, standalone
 
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from qdqgraph.frontends.onnx_file.types import UNKNOWN, infer_types
-from qdqgraph.proof.shapes import RULES, propagate
-from qdqgraph.proof.skeleton import view_without_weights
+from qdqgraph.proof.reading.shapes import RULES, propagate
+from qdqgraph.proof.reading.skeleton import view_without_weights
 from tests.networks import composites, joins, oddities, products, residuals
 
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {

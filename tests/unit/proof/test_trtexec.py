@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdqgraph.errors import ModelLoadError, TargetError, UsageError
-from qdqgraph.proof.trtexec import commands, qdq_command
-from qdqgraph.proof.trtexec_shapes import parse_shapes, shape_flag
+from qdqgraph.proof.engines.trtexec import commands, qdq_command
+from qdqgraph.proof.engines.trtexec_shapes import parse_shapes, shape_flag
 
 DYNAMIC = ("batch", 3, "h", "w")
 

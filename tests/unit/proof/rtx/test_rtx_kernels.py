@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from qdqgraph.proof.classic.predictor import predict
 from qdqgraph.proof.layers import PredictedLayer
-from qdqgraph.proof.predictor import predict
 from qdqgraph.proof.rtx.predictor import RtxPrediction, predict_rtx
 from tests.oracle.micro import ROWS
 from tests.oracle.micro_dense import attention

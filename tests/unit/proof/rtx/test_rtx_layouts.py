@@ -29,6 +29,18 @@ def normed(net: Net, x: str) -> str:
     return net.node("LayerNormalization", x, net.weight(WIDTH), net.weight(WIDTH), axis=-1)
 
 
+def tanh(net: Net, x: str) -> str:
+    return net.node("Tanh", x)
+
+
+def softmax(net: Net, x: str) -> str:
+    return net.node("Softmax", x, axis=-1)
+
+
+def nothing_moved(net: Net, x: str) -> str:
+    return net.node("Transpose", x, perm=[1, 0, 2, 3])
+
+
 def transposed(net: Net, x: str) -> str:
     return net.node("Transpose", x, perm=[0, 2, 1, 3])
 
@@ -51,10 +63,10 @@ def between_products(*steps: Step, shape: tuple[int, ...] = (1, 8, 8, WIDTH)) ->
         ([normed], 5, 4),
         ([normed, transposed], 6, 5),
         ([normed, sliced], 6, 5),
-        ([normed, lambda net, x: net.node("Tanh", x), transposed], 6, 5),
-        ([lambda net, x: net.node("Softmax", x, axis=-1), transposed], 6, 5),
+        ([normed, tanh, transposed], 6, 5),
+        ([softmax, transposed], 6, 5),
         # one row of the transposed axes has one element: nothing moves
-        ([normed, lambda net, x: net.node("Transpose", x, perm=[1, 0, 2, 3])], 5, 4),
+        ([normed, nothing_moved], 5, 4),
         # what is moved first and reduced then is one kernel
         ([transposed, normed], 5, 4),
     ],
@@ -252,3 +264,28 @@ def test_branches_are_said_not_to_be_counted() -> None:
 )
 def test_small_copies_of_networks(name: str, kernels: int, folded: int) -> None:
     assert counted(TOPOLOGIES[name]()) == (kernels, folded)
+
+
+@pytest.mark.parametrize(
+    ("depth", "columns", "kernels"),
+    # a sum that leaves its bias alone, a sum that adds it, a gemm behind the ReLU
+    [(256, 256, 2), (512, 256, 1), (2048, 64, 1), (128, 1024, 2), (512, 1000, 2)],
+)
+def test_float_products_of_one_row(depth: int, columns: int, kernels: int) -> None:
+    net = Net()
+    x = net.relu(net.input(1, depth))
+    model = net.model(net.node("Gemm", x, net.weight(depth, columns), net.weight(columns)))
+    assert predict_rtx(model).kernels == kernels
+
+
+@pytest.mark.parametrize(("batch", "int8"), [(1, True), (2, False)])
+def test_a_scale_for_each_row_holds_for_one_matrix_only(batch: int, int8: bool) -> None:
+    net = Net()
+    rows, codes = net.constant(np.linspace(0.01, 0.02, 8)), net.constant(np.zeros(8, np.int8))
+    coded = net.node("QuantizeLinear", net.input(batch, 8, WIDTH), rows, codes, axis=1)
+    x = net.node("DequantizeLinear", coded, rows, codes, axis=1)
+    scale, zero = net.constant(np.float32(0.01)), net.constant(np.int8(0))
+    stored = net.constant(np.ones((WIDTH, WIDTH), np.int8))
+    weight = net.node("DequantizeLinear", stored, scale, zero)
+    found = predict_rtx(net.model(net.node("MatMul", x, weight, name="fc")))
+    assert found.products == {"fc": int8}

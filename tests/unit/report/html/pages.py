@@ -12,9 +12,9 @@ import onnx
 
 import qdqgraph as qg
 from qdqgraph.job import ModelPlan
-from qdqgraph.proof.contract import check_contract
+from qdqgraph.proof.classic.predictor import predict
+from qdqgraph.proof.contract.checking import check_contract
 from qdqgraph.proof.layers import Prediction
-from qdqgraph.proof.predictor import predict
 from qdqgraph.report.html import count_model, render_report
 from tests.networks import joins, residuals
 

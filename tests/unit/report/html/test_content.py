@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from qdqgraph.proof.classic.predictor import predict
 from qdqgraph.proof.findings import Finding
-from qdqgraph.proof.predictor import predict
 from qdqgraph.report.html import count_model, render_report
 from tests.networks import residuals
 from tests.networks.net import Net

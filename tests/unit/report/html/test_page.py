@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from qdqgraph.errors import InvalidGraphError, OutputError
+from qdqgraph.proof.classic.predictor import predict
 from qdqgraph.proof.findings import Finding
-from qdqgraph.proof.predictor import predict
 from qdqgraph.report.html import render_report, write_report
 from qdqgraph.report.html.page import SCRIPTS, build_page
 from tests.networks import residuals

@@ -1,0 +1,1 @@
+"""What the parsers refuse or misread, as rules with version bounds."""

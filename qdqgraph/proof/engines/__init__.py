@@ -1,0 +1,1 @@
+"""Engines that were built: dumps and logs read, scored, compared; the commands that build them."""

@@ -1,0 +1,1 @@
+"""A file of another tool made legal, with the loss told."""
