@@ -48,4 +48,6 @@ def _kept_from(value: Value) -> list[Value]:
     node = value.producer
     if node is None or Trait.REORDERS not in node.op.traits or not node.moves_data:
         return []
-    return [edge.value for edge in node.moved_edges]
+    values = [edge.value for edge in node.moved_edges]
+    # what is stored in the file has no statistics: the joint tensor is looked at itself
+    return [] if any(value.is_const for value in values) else values

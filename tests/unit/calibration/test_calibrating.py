@@ -82,6 +82,18 @@ def test_a_concat_is_not_looked_at_its_inputs_are() -> None:
     assert concat.output.name not in {v.name for values in taps.values() for v in values}
 
 
+def test_a_concat_with_a_stored_tensor_is_looked_at_itself() -> None:
+    net = Net()
+    x = net.conv(net.input(), name="first")
+    token = net.constant(np.full((1, 4, 8, 8), 50.0), "token")
+    joined = net.concat(x, token, name="join")
+    net.channels[joined] = net.channels[x] + 4
+    model = net.model(net.conv(joined, name="second"))
+    plan = qg.calibrate(qg.plan(model, target="tensorrt-rtx"), samples(model), method="max")
+    (quantizer,) = [q for q in plan.used() if q.source.name.startswith("join")]
+    assert quantizer.amax == 50  # nothing else in this network is as large
+
+
 @pytest.mark.parametrize("method", ["max", "percentile{p=99}", "mse", "entropy", "ema"])
 def test_every_member_of_a_group_takes_the_range_of_the_union(method: str) -> None:
     model = joins.inception()
