@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from qdqgraph.calibration.data.feeds import InputSpec  # noqa: E402
-from qdqgraph.errors import CalibrationError  # noqa: E402
-from qdqgraph.exporting.batches import Binder, batches_of  # noqa: E402
-from qdqgraph.exporting.example import Example, assign_inputs, example_of  # noqa: E402
+from qdqgraph.calibration.data.feeds import InputSpec
+from qdqgraph.errors import CalibrationError
+from qdqgraph.exporting.batches import Binder, batches_of
+from qdqgraph.exporting.example import Example, assign_inputs, example_of
 
 FLOAT = np.dtype(np.float32)
 IMAGE, OTHER, SMALL = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8), torch.zeros(2, 5)

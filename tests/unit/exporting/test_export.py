@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import qdqgraph as qg  # noqa: E402
-from qdqgraph.errors import UsageError  # noqa: E402
-from tests.unit.exporting import models  # noqa: E402
+import qdqgraph as qg
+from qdqgraph.errors import UsageError
+from tests.unit.exporting import models
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in models.KNOWN_WARNINGS]
 

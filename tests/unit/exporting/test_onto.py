@@ -16,17 +16,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
-torch = pytest.importorskip("torch")
-
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-import qdqgraph as qg  # noqa: E402
-from qdqgraph.errors import MismatchError, UsageError  # noqa: E402
-from tests.running import run  # noqa: E402
-from tests.unit.exporting import models  # noqa: E402
+import qdqgraph as qg
+from qdqgraph.errors import MismatchError, UsageError
+from tests.running import run
+from tests.unit.exporting import models
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in models.KNOWN_WARNINGS]
 

@@ -12,14 +12,12 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
+from torch.onnx import export as imported_early
 
-torch = pytest.importorskip("torch")
-
-from torch.onnx import export as imported_early  # noqa: E402
-
-import qdqgraph as qg  # noqa: E402
-from qdqgraph.errors import CalibrationError, OutputError, UsageError  # noqa: E402
-from tests.unit.exporting import models  # noqa: E402
+import qdqgraph as qg
+from qdqgraph.errors import CalibrationError, OutputError, UsageError
+from tests.unit.exporting import models
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in models.KNOWN_WARNINGS]
 ROOT = Path(__file__).parents[3]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import qdqgraph as qg  # noqa: E402
-from qdqgraph.errors import (  # noqa: E402
+import qdqgraph as qg
+from qdqgraph.errors import (
     CalibrationError,
     CaptureError,
     NothingToQuantizeError,
@@ -21,9 +20,9 @@ from qdqgraph.errors import (  # noqa: E402
     QdqGraphError,
     UsageError,
 )
-from qdqgraph.exporting import exporter  # noqa: E402
-from qdqgraph.exporting.wrappers import unwrap  # noqa: E402
-from tests.unit.exporting import models  # noqa: E402
+from qdqgraph.exporting import exporter
+from qdqgraph.exporting.wrappers import unwrap
+from tests.unit.exporting import models
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in models.KNOWN_WARNINGS]
 ROOT = Path(__file__).parents[3]
