@@ -8,6 +8,7 @@ errors and warnings. The engine itself is thrown away unread. `python child.py S
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -36,9 +37,8 @@ def main(sm: str) -> None:
         asked = json.loads(line)
         answer: dict[str, Any]
         try:
-            import tensorrt_rtx
-
-            answer = build(tensorrt_rtx, asked["path"], sm, asked["shapes"])
+            compiler = importlib.import_module("tensorrt_rtx")
+            answer = build(compiler, asked["path"], sm, asked["shapes"])
         except ImportError as error:
             answer = {"unusable": str(error)}
         except Exception as error:

@@ -78,6 +78,20 @@ def test_depthwise(target: str, quantized: set[str]) -> None:
         assert reasons(plan)["dw_silu"] == ["no int8 depthwise kernel takes silu as its epilogue"]
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_depthwise_conv_beside_a_dense_one_on_a_joined_tensor_is_int8(joined: bool) -> None:
+    """TensorRT-RTX on ShuffleNet-v2: 17.2 MB moved with such convs in int8, 26.4 in float."""
+    net = Net()
+    x = net.conv_relu(net.input(), name="first")
+    y = net.concat(x, net.conv_relu(x, name="second")) if joined else x
+    channels = net.channels[y]
+    left = net.conv(y, channels, 3, group=channels, name="depthwise")
+    right = net.conv(y, channels, 3, name="dense")
+    plan = qg.plan(net.model(net.concat(left, right)), target="tensorrt-rtx")
+    expected = {"first", "second", "dense", "depthwise"} if joined else {"first", "dense"}
+    assert {read.partition(":")[0] for read in weights(plan)} == expected
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_grouped_convs_are_int8_everywhere(target: str) -> None:
     assert set(placed(products.grouped(), target)) == {"conv1:weight", "conv2:weight"}
